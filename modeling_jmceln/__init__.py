@@ -1,0 +1,13 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""JMCELN for referring image segmentation. Importing the package makes it known to `AutoConfig` and `AutoModel`."""
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration_jmceln import JMCELNConfig
+from .modeling_jmceln import JMCELNImageFeatures, JMCELNModel, JMCELNOutput, JMCELNPreTrainedModel
+
+
+AutoConfig.register(JMCELNConfig.model_type, JMCELNConfig, exist_ok=True)
+AutoModel.register(JMCELNConfig, JMCELNModel, exist_ok=True)
+
+__all__ = ["JMCELNConfig", "JMCELNImageFeatures", "JMCELNModel", "JMCELNOutput", "JMCELNPreTrainedModel"]

@@ -1,0 +1,55 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""The fusion neck: pixels attend to each other once an image, and to the words once an expression."""
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import JMCELNAttention, JMCELNFeedForward
+from .configuration_jmceln import JMCELNConfig
+
+
+class JMCELNImageLayer(GradientCheckpointingLayer):
+    """Self-attention among the pixels of the two coarsest maps. No word is read, so it runs once an image."""
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = JMCELNAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = JMCELNFeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, pixels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+            positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
+        """
+        normed = self.attention_norm(pixels)
+        placed = normed + positions
+        pixels = pixels + self.dropout(self.attention(placed, placed, normed)[0])
+        return pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
+
+
+class JMCELNFusionLayer(JMCELNImageLayer):
+    """A layer in which the pixels first attend to the words, then to each other."""
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__(config)
+        self.word_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.word_attention = JMCELNAttention(config)
+
+    def forward(
+        self, pixels: torch.Tensor, positions: torch.Tensor, words: torch.Tensor, word_bias: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+            positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
+            words (`torch.Tensor` of shape `(batch, length, hidden)`)
+            word_bias (`torch.Tensor` of shape `(batch, 1, 1, length)`): 0 at words, very negative at padding.
+        """
+        queries = self.word_norm(pixels) + positions
+        pixels = pixels + self.dropout(self.word_attention(queries, words, words, word_bias)[0])
+        return super().forward(pixels, positions)
