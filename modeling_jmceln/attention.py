@@ -20,7 +20,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     attention_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:

@@ -1,7 +1,8 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 """JMCELN model configuration."""
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -77,7 +78,7 @@ class JMCELNConfig(PretrainedConfig):
     """
 
     model_type = "jmceln"
-    sub_configs = {"backbone_config": AutoConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig, "text_config": AutoConfig}
     _auto_class = "AutoConfig"
 
     backbone_config: PretrainedConfig
@@ -145,8 +146,8 @@ class JMCELNConfig(PretrainedConfig):
         if num_features < 3:
             raise ValueError(
                 f"The backbone `{self.backbone_config.model_type}` must return three or four feature maps, but its"
-                f" `out_features` are {getattr(self.backbone_config, 'out_features', None)}. Name the last four stages,"
-                " for example `out_features=['stage1', 'stage2', 'stage3', 'stage4']`."
+                f" `out_features` are {getattr(self.backbone_config, 'out_features', None)}. Name the last four"
+                " stages, for example `out_features=['stage1', 'stage2', 'stage3', 'stage4']`."
             )
         self.feature_strides = (
             [4 * 2**level for level in range(4)][-num_features:] if feature_strides is None else list(feature_strides)
@@ -212,14 +213,14 @@ class JMCELNConfig(PretrainedConfig):
             )
         if len(self.feature_strides) != num_features:
             raise ValueError(
-                f"`feature_strides` names {len(self.feature_strides)} strides ({self.feature_strides}), but the backbone"
-                f" returns {num_features} feature maps; give one stride a map, fine to coarse."
+                f"`feature_strides` names {len(self.feature_strides)} strides ({self.feature_strides}), but the"
+                f" backbone returns {num_features} feature maps; give one stride a map, fine to coarse."
             )
-        doubles = all(2 * fine == coarse for fine, coarse in zip(self.feature_strides, self.feature_strides[1:]))
+        doubles = all(2 * fine == coarse for fine, coarse in pairwise(self.feature_strides))
         if self.feature_strides[0] < 1 or not doubles:
             raise ValueError(
-                f"Each entry of `feature_strides` must be twice the one before it, got {self.feature_strides}. Backbones"
-                " with a single stride (plain vision transformers) are not supported."
+                f"Each entry of `feature_strides` must be twice the one before it, got {self.feature_strides}."
+                " Backbones with a single stride (plain vision transformers) are not supported."
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout!r}.")

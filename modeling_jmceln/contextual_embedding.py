@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Learnable contextual embedding (LCE): a few tokens that store what the current mask shows, and are read by the pixels."""
+"""Learnable contextual embedding (LCE): tokens that store what the current mask shows, and are read by the pixels."""
 
 import torch
 from torch import nn

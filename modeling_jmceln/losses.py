@@ -50,7 +50,7 @@ def alignment_loss(
         `torch.Tensor` of shape `(expressions,)`.
     """
     losses = [torch.zeros_like(has_target, dtype=torch.float32)]
-    for logits, weight, later_logits in zip(stage_logits, weights, stage_logits[1:]):
+    for logits, weight, later_logits in zip(stage_logits[:-1], weights[:-1], stage_logits[1:], strict=True):
         later = nn.functional.adaptive_avg_pool2d(later_logits.detach().sigmoid(), logits.shape[-2:])
         losses.append(dice_loss(logits.sigmoid(), later, weight) * has_target)
     return torch.stack(losses).sum(0)

@@ -3,14 +3,14 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-# Every file of the package is named here: transformers 4.57 copies into a saved folder only what its entry file imports.
+# Every file of the package is named here: transformers 4.57 copies into a saved folder what its entry file imports.
 from .alignment import JMCELNProgressiveAlignment
 from .attention import JMCELNAttention  # noqa: F401
 from .cascade import JMCELNCascade, JMCELNMaskPredictor
@@ -26,7 +26,7 @@ from .upsampling import JMCELNConvexUpsampler
 @dataclass
 class JMCELNImageFeatures(ModelOutput):
     """
-    All that the model knows of an image before any word is read: compute it once, use it for any number of expressions.
+    All that the model knows of an image before any word is read: compute it once, use it for many expressions.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, num_pixels, hidden)`):
@@ -94,7 +94,7 @@ class JMCELNPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["JMCELNImageLayer", "JMCELNFusionLayer", "JMCELNStage"]
+    _no_split_modules: ClassVar[list[str]] = ["JMCELNImageLayer", "JMCELNFusionLayer", "JMCELNStage"]
     _supports_sdpa = True
     _supports_attention_backend = True
 
@@ -224,8 +224,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
         config = getattr(config, "text_config", config)
         if getattr(config, "is_encoder_decoder", False):
             raise ValueError(
-                f"`{config.model_type}` is an encoder with a decoder, and the decoder would be left unused. Take a text"
-                " encoder, for example BERT, RoBERTa, DistilBERT, MPNet, ModernBERT or the CLIP text model."
+                f"`{config.model_type}` is an encoder with a decoder, and the decoder would be left unused. Take a"
+                " text encoder, for example BERT, RoBERTa, DistilBERT, MPNet, ModernBERT or the CLIP text model."
             )
         if from_config:
             return AutoModel.from_config(config).eval()
@@ -244,7 +244,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002
     ) -> JMCELNImageFeatures | tuple:
         """
         Encodes images once for any number of expressions: pass the result as `image_features` to the model.
@@ -299,7 +299,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
     def _encode_text(
         self, input_ids: torch.LongTensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`(n, length)` ids to words `(n, length, hidden)`, their bias `(n, 1, 1, length)`, sentences `(n, hidden)`."""
+        """From `(n, length)`: words `(n, length, hidden)`, their bias `(n, 1, 1, length)`, sentences `(n, hidden)`."""
         attention_mask = attention_mask.bool()
         # A padded expression gets one visible token, since a softmax over nothing is not a number.
         is_padding = ~attention_mask.any(dim=-1, keepdim=True)
@@ -323,7 +323,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002
     ) -> JMCELNOutput | tuple:
         r"""
         Args:

@@ -36,7 +36,7 @@ class JMCELNPixelMixer(nn.Module):
 
 
 class JMCELNPixelDecoder(nn.Module):
-    """Two coarsest maps to one token sequence with self-attention; finer maps to a pyramid of narrow pixel features."""
+    """Two coarsest maps to one token sequence with self-attention; finer maps to a pyramid of narrow features."""
 
     def __init__(self, config: JMCELNConfig, channels: list[int]):
         super().__init__()
@@ -85,7 +85,9 @@ class JMCELNPixelDecoder(nn.Module):
         height, width = feature_maps[-2].shape[-2:]
         tokens = [
             norm(projection(feature_map.flatten(2).transpose(1, 2)))
-            for projection, norm, feature_map in zip(self.token_projections, self.token_norms, feature_maps[-2:])
+            for projection, norm, feature_map in zip(
+                self.token_projections, self.token_norms, feature_maps[-2:], strict=True
+            )
         ]
         tokens = torch.cat(tokens, dim=1)
         positions = self.positions(height, width, tokens)

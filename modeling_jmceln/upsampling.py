@@ -17,10 +17,11 @@ class JMCELNConvexUpsampler(nn.Module):
     def __init__(self, config: JMCELNConfig):
         super().__init__()
         self.stride = config.feature_strides[0]
+        mixer_size = max(config.mask_feature_size // 2, 16)
         self.pixel_mixer = nn.Conv2d(
-            3 * self.stride**2 + config.mask_feature_size, config.mask_feature_size, kernel_size=3, padding=1
+            3 * self.stride**2 + config.mask_feature_size, mixer_size, kernel_size=3, padding=1
         )
-        self.weights = nn.Conv2d(config.mask_feature_size, 9 * self.stride**2, kernel_size=1)
+        self.weights = nn.Conv2d(mixer_size, 9 * self.stride**2, kernel_size=1)
 
     def initial_bias(self) -> torch.Tensor:
         """Logarithms of the bilinear weights, softened so that every cell can be learned: shape `(9 * stride**2,)`."""
@@ -52,7 +53,7 @@ class JMCELNConvexUpsampler(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch, expressions, height, width)`.
         """
-        batch_size, num_expressions, coarse_height, coarse_width = logits.shape
+        batch_size, _, coarse_height, coarse_width = logits.shape
         height, width = weights.shape[-2:]
         padding = (0, coarse_width * self.stride - width, 0, coarse_height * self.stride - height)
         weights = nn.functional.pixel_unshuffle(nn.functional.pad(weights, padding), self.stride)
