@@ -1,0 +1,1 @@
+"""The metric of referring image segmentation, in a folder that `evaluate.load` can take by itself."""
