@@ -160,6 +160,25 @@ class JMCELNModel(JMCELNPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.text_model.set_input_embeddings(value)
 
+    def enable_input_require_grads(self) -> None:
+        """As in transformers, and for backbones whose patch embedding returns a tuple too, such as Swin."""
+
+        def require_grad(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
+
+        self.disable_input_require_grads()
+        for part in (self.text_model, self.backbone):
+            try:
+                embeddings = part.get_input_embeddings()
+            except NotImplementedError:  # some convolutional backbones
+                continue
+            self._require_grads_hooks.append(embeddings.register_forward_hook(require_grad))
+
+    def disable_input_require_grads(self) -> None:
+        for hook in getattr(self, "_require_grads_hooks", []):
+            hook.remove()
+        self._require_grads_hooks = []
+
     @classmethod
     def from_vision_text_pretrained(
         cls,
