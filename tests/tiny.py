@@ -1,0 +1,59 @@
+"""A JMCELN small enough for any test: the real parts at the least sizes they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import BertTokenizerFast
+
+from modeling_jmceln import JMCELNConfig
+
+
+WORDS = "the a small large red green blue circle square star left right of above below"
+
+
+def tiny_config(**overrides: Any) -> JMCELNConfig:
+    fields: dict[str, Any] = {
+        "backbone_config": {
+            "model_type": "swin",
+            "image_size": 32,
+            "embed_dim": 16,
+            "depths": [1, 1, 1, 1],
+            "num_heads": [2, 2, 2, 2],
+            "window_size": 2,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        "text_config": {
+            "model_type": "bert",
+            "vocab_size": 99,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 37,
+            "max_position_embeddings": 128,
+        },
+        "hidden_size": 32,
+        "mask_feature_size": 16,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_image_layers": 1,
+        "num_fusion_layers": 1,
+        "num_stages": 2,
+        "num_context_tokens": 4,
+    }
+    return JMCELNConfig(**{**fields, **overrides})
+
+
+def tiny_tokenizer(folder: Path) -> BertTokenizerFast:
+    """A BERT tokenizer over a few words and all letters; `folder` receives its vocabulary file."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
+    vocabulary += [letter for letter in letters if letter not in vocabulary] + [f"##{letter}" for letter in letters]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    return BertTokenizerFast.from_pretrained(folder, model_max_length=128)
+
+
+def tiny_processor(folder: Path, **overrides: Any) -> JMCELNProcessor:
+    image_processor = JMCELNImageProcessor(**{"size": {"height": 64, "width": 64}, **overrides})
+    return JMCELNProcessor(image_processor=image_processor, tokenizer=tiny_tokenizer(folder))
