@@ -1,0 +1,29 @@
+"""Processing for JMCELN: image processor, processor and pipeline, registered with the Auto classes on import."""
+
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PretrainedConfig
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .image_processing_jmceln import JMCELNImageProcessor
+from .pipeline_jmceln import ReferringImageSegmentationPipeline
+from .processing_jmceln import JMCELNProcessor
+
+
+class _RegistrationKey(PretrainedConfig):
+    """
+    Under which the processors are registered.
+
+    The Auto classes keep processors by the class of the model's configuration, which lives in the other package. What
+    is saved names the classes themselves, and by that name they are looked up among all that is registered.
+    """
+
+
+AutoImageProcessor.register(_RegistrationKey, slow_image_processor_class=JMCELNImageProcessor, exist_ok=True)
+AutoProcessor.register(_RegistrationKey, JMCELNProcessor, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(
+    "referring-image-segmentation",
+    pipeline_class=ReferringImageSegmentationPipeline,
+    pt_model=AutoModel,
+    type="multimodal",
+)
+
+__all__ = ["JMCELNImageProcessor", "JMCELNProcessor", "ReferringImageSegmentationPipeline"]
