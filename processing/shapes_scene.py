@@ -1,0 +1,187 @@
+"""Scenes of the synthetic benchmark: which shapes there are, how they look and where they lie.
+
+A scene is pure geometry in units of the image side (x to the right, y downwards, both in [0, 1]), so one scene can be
+drawn at any resolution. Kinds and colours are few in a scene on purpose: several objects share each word, and no
+single word names its object.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+KINDS = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "diamond")
+
+COLOURS = {
+    "red": (214, 39, 40),
+    "orange": (255, 140, 20),
+    "yellow": (250, 220, 40),
+    "green": (40, 150, 60),
+    "cyan": (40, 200, 210),
+    "blue": (40, 80, 215),
+    "purple": (125, 50, 165),
+    "pink": (250, 140, 195),
+    "white": (245, 245, 245),
+    "black": (25, 25, 28),
+}
+
+TEXTURES = ("solid", "striped", "dotted")
+
+# Square root of an object's full area. Neighbouring classes differ by more than a third, the jitter inside a class is
+# 3 %: an object's class is clear to the eye, and "bigger than" is asked between classes only.
+SIZES = {"small": 0.115, "medium": 0.158, "large": 0.217}
+SIZE_JITTER = 0.03
+
+# Distance from the centroid to the farthest point, for a shape of area 1.
+REACH = {
+    "circle": 0.5642,
+    "square": 0.7072,
+    "triangle": 0.8774,
+    "star": 0.8697,
+    "cross": 0.6917,
+    "heart": 0.6951,
+    "ring": 0.6606,
+    "diamond": 0.8661,
+}
+
+# Largest turn in radians: small where a larger one would blur two kinds (a square on its tip is a diamond).
+_LARGEST_TURN = {"circle": math.pi, "ring": math.pi, "star": math.pi / 5}
+_DEFAULT_TURN = 0.25
+
+_KIND_WEIGHTS = {3: (0.45, 0.30, 0.25), 4: (0.40, 0.25, 0.20, 0.15)}
+_TEXTURE_WEIGHTS = (0.55, 0.25, 0.20)
+_SIZE_WEIGHTS = (0.40, 0.35, 0.25)
+
+# Centre distance over the sum of the two sizes. Shapes of area 1 touch at about 1.1 to 1.2, so the first lets tips
+# cross and the second makes a true occlusion of up to a third of the shape behind.
+_APART = 0.64
+_OVERLAP = 0.44
+_OVERLAPS_ALLOWED = (0, 1, 1, 2)
+_TRIES_AN_OBJECT = 48
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeObject:
+    """One object: its four named attributes, and its exact geometry in units of the image side.
+
+    Attributes:
+        kind: one of `KINDS`.
+        colour: a key of `COLOURS`.
+        texture: one of `TEXTURES`.
+        size: a key of `SIZES`.
+        x: horizontal position of the centroid of the whole shape, hidden parts included.
+        y: vertical position of the centroid, growing downwards.
+        scale: square root of the area of the whole shape.
+        angle: turn in radians, clockwise.
+        pattern_angle: direction of the stripes or dots in radians, relative to the shape.
+    """
+
+    kind: str
+    colour: str
+    texture: str
+    size: str
+    x: float
+    y: float
+    scale: float
+    angle: float
+    pattern_angle: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A scene: objects from back to front, the kind of background, and the seed of everything that is mere look.
+
+    Attributes:
+        objects: back to front; a later object hides an earlier one where both lie.
+        background: `"plain"`, `"gradient"` or `"noise"`.
+        look_seed: seeds background colours, shading and camera noise.
+    """
+
+    objects: tuple[ShapeObject, ...]
+    background: str
+    look_seed: int
+
+
+def _free_place(
+    points: list[list[float]], reach: float, scale: float, placed: list[tuple[float, float, float]], overlaps: int
+) -> tuple[float, float, int] | None:
+    """First of `points` where the object fits: `(x, y, number of overlaps used)`."""
+    span = 1.0 - 2.0 * reach
+    for across, down in points:
+        x, y = reach + across * span, reach + down * span
+        near = 0
+        for other_x, other_y, other_scale in placed:
+            ratio = math.hypot(x - other_x, y - other_y) / (scale + other_scale)
+            if ratio < _OVERLAP:
+                near = 99
+                break
+            if ratio < _APART:
+                near += 1
+        if near <= overlaps and near <= 1:
+            return x, y, near
+    return None
+
+
+def sample_scene(rng: np.random.Generator, min_objects: int = 8, max_objects: int = 12) -> Scene:
+    """Draws a scene of `min_objects` to `max_objects` objects.
+
+    Args:
+        rng: the only source of chance.
+        min_objects: at least 4.
+        max_objects: at most 12; beyond that the shapes no longer fit without hiding each other.
+
+    Raises:
+        ValueError: for bounds that leave no scene.
+    """
+    if not 4 <= min_objects <= max_objects <= 12:
+        raise ValueError(f"need 4 <= min_objects <= max_objects <= 12, got {min_objects} and {max_objects}")
+    colour_names = tuple(COLOURS)
+    size_names = tuple(SIZES)
+    while True:
+        wanted = int(rng.integers(min_objects, max_objects + 1))
+        kind_weights = _KIND_WEIGHTS[int(rng.integers(3, 5))]
+        kinds = rng.permutation(len(KINDS))[: len(kind_weights)]
+        colours = rng.permutation(len(colour_names))[: int(rng.integers(3, 5))]
+        textures = rng.permutation(3)
+        uniform = rng.random((wanted, 8))
+        points = rng.random((wanted, _TRIES_AN_OBJECT, 2)).tolist()
+        kind_of = kinds[np.searchsorted(np.cumsum(kind_weights)[:-1], uniform[:, 0], side="right")]
+        colour_of = colours[(uniform[:, 1] * len(colours)).astype(int)]
+        texture_of = textures[np.searchsorted(np.cumsum(_TEXTURE_WEIGHTS)[:-1], uniform[:, 2], side="right")]
+        size_of = np.sort(np.searchsorted(np.cumsum(_SIZE_WEIGHTS)[:-1], uniform[:, 3], side="right"))[::-1]
+        overlaps = _OVERLAPS_ALLOWED[int(rng.integers(len(_OVERLAPS_ALLOWED)))]
+        objects: list[ShapeObject] = []
+        placed: list[tuple[float, float, float]] = []
+        # Large ones first: they find room, and small ones fill the gaps.
+        for i in range(wanted):
+            kind, size = KINDS[kind_of[i]], size_names[size_of[i]]
+            scale = SIZES[size] * (1.0 + SIZE_JITTER * (2.0 * uniform[i, 4] - 1.0))
+            place = _free_place(points[i], scale * REACH[kind] + 0.01, scale, placed, overlaps)
+            if place is None:
+                continue
+            x, y, used = place
+            overlaps -= used
+            placed.append((x, y, scale))
+            turn = _LARGEST_TURN.get(kind, _DEFAULT_TURN)
+            objects.append(
+                ShapeObject(
+                    kind=kind,
+                    colour=colour_names[colour_of[i]],
+                    texture=TEXTURES[texture_of[i]],
+                    size=size,
+                    x=x,
+                    y=y,
+                    scale=float(scale),
+                    angle=float(turn * (2.0 * uniform[i, 5] - 1.0)),
+                    pattern_angle=float(math.pi * uniform[i, 6]),
+                )
+            )
+        if len(objects) >= min_objects:
+            break
+    # A random depth order: which of two overlapping shapes is in front must not follow from their sizes.
+    order = rng.permutation(len(objects))
+    background = ("plain", "gradient", "noise", "noise")[int(rng.integers(4))]
+    return Scene(tuple(objects[i] for i in order), background, int(rng.integers(2**31)))
