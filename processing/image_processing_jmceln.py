@@ -40,6 +40,10 @@ class JMCELNImageProcessorKwargs(TypedDict, total=False):
     return_tensors: str | None
 
 
+def _is_service(name: str) -> bool:
+    return name in SERVICE_KEYS or name.startswith("_")
+
+
 class JMCELNImageProcessor(BaseImageProcessor):
     """
     Prepares pictures, and optionally the masks that belong to them, for JMCELN.
@@ -89,7 +93,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
         do_convert_rgb: bool = True,
         **kwargs: Any,
     ):
-        unknown = [name for name in kwargs if name not in SERVICE_KEYS and not name.startswith("_")]
+        unknown = [name for name in kwargs if not _is_service(name)]
         if unknown:
             raise TypeError(
                 f"{type(self).__name__} does not know the arguments {unknown}; it takes "
@@ -106,6 +110,18 @@ class JMCELNImageProcessor(BaseImageProcessor):
         self.image_mean = list(IMAGENET_DEFAULT_MEAN) if image_mean is None else image_mean
         self.image_std = list(IMAGENET_DEFAULT_STD) if image_std is None else image_std
         self.do_convert_rgb = do_convert_rgb
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers: a field that this class does not know, such as one of a later release, is kept."""
+        known = {
+            name for name in image_processor_dict if name in cls.valid_kwargs.__annotations__ or _is_service(name)
+        }
+        result = super().from_dict({name: image_processor_dict[name] for name in known}, **kwargs)
+        image_processor = result[0] if isinstance(result, tuple) else result
+        for name in image_processor_dict.keys() - known:
+            setattr(image_processor, name, image_processor_dict[name])
+        return result
 
     def __call__(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
         """See [`~JMCELNImageProcessor.preprocess`]."""
@@ -149,9 +165,9 @@ class JMCELNImageProcessor(BaseImageProcessor):
 
         Returns:
             `pixel_values`, `float32` of shape (batch, channels, height, width); with `segmentation_maps` also
-            `labels`, `int64` of shape (batch, height, width), or (batch, masks, height, width) where lists of masks were given,
-            the shorter lists padded with masks full of 255. A referent too small to survive the resizing keeps the
-            pixel nearest its centre, for an empty mask means that the referent is absent.
+            `labels`, `int64` of shape (batch, height, width), or (batch, masks, height, width) where lists of masks
+            were given, the shorter lists padded with masks full of 255. A referent too small to survive the resizing
+            keeps the pixel nearest its centre, for an empty mask means that the referent is absent.
 
         Raises:
             ValueError: unreadable or empty pictures, NaN, pixels out of range, masks of another size or number.

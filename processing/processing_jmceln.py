@@ -1,5 +1,6 @@
 """Processor of JMCELN: pictures, expressions and masks in, the inputs of the model out."""
 
+import os
 from typing import Any, TypedDict
 
 import numpy as np
@@ -57,6 +58,8 @@ class JMCELNProcessor(ProcessorMixin):
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None):
         super().__init__(image_processor, tokenizer)
+        # As `save_pretrained` writes it: set from the start, a processor equals itself saved and loaded.
+        self.auto_map = {"AutoProcessor": "processing_jmceln.JMCELNProcessor"}
 
     @property
     def model_input_names(self) -> list[str]:
@@ -88,9 +91,9 @@ class JMCELNProcessor(ProcessorMixin):
         Returns:
             `pixel_values` (batch, 3, height, width); `input_ids` and `attention_mask` (batch, length), or
             (batch, expressions, length) where lists of expressions were given, the shorter lists padded with rows
-            whose `attention_mask` is zero; with `segmentation_maps`, `labels` (batch[, expressions], height, width) with 255
-            where a pixel is ignored or an expression is padding. Either of `images` and `text` may be left out, to
-            prepare the other alone (`model.get_image_features`).
+            whose `attention_mask` is zero; with `segmentation_maps`, `labels` (batch[, expressions], height,
+            width) with 255 where a pixel is ignored or an expression is padding. Either of `images` and
+            `text` may be left out, to prepare the other alone (`model.get_image_features`).
 
         Raises:
             ValueError: nothing given, blank or too long expressions, counts that do not match, and what
@@ -121,6 +124,12 @@ class JMCELNProcessor(ProcessorMixin):
         if segmentation_maps is not None:
             data["labels"] = image_inputs["labels"]
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> Any:
+        """As in transformers, but saving does not change the processor: what it notes down for the file is removed."""
+        saved = super().save_pretrained(save_directory, **kwargs)
+        vars(self).pop("auto_map", None)
+        return saved
 
     def post_process_referring_segmentation(
         self,
