@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from transformers import BertTokenizerFast
 
 from modeling_jmceln import JMCELNConfig
+from processing import JMCELNImageProcessor, JMCELNProcessor
 
 
 WORDS = "the a small large red green blue circle square star left right of above below"
@@ -45,15 +47,16 @@ def tiny_config(**overrides: Any) -> JMCELNConfig:
     return JMCELNConfig(**{**fields, **overrides})
 
 
-def tiny_tokenizer(folder: Path) -> BertTokenizerFast:
-    """A BERT tokenizer over a few words and all letters; `folder` receives its vocabulary file."""
+def tiny_tokenizer() -> BertTokenizerFast:
+    """A BERT tokenizer over a few words and all letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
     vocabulary += [letter for letter in letters if letter not in vocabulary] + [f"##{letter}" for letter in letters]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
-    return BertTokenizerFast.from_pretrained(folder, model_max_length=128)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+        return BertTokenizerFast.from_pretrained(folder, model_max_length=128)
 
 
-def tiny_processor(folder: Path, **overrides: Any) -> JMCELNProcessor:
+def tiny_processor(**overrides: Any) -> JMCELNProcessor:
     image_processor = JMCELNImageProcessor(**{"size": {"height": 64, "width": 64}, **overrides})
-    return JMCELNProcessor(image_processor=image_processor, tokenizer=tiny_tokenizer(folder))
+    return JMCELNProcessor(image_processor=image_processor, tokenizer=tiny_tokenizer())

