@@ -1,0 +1,289 @@
+"""The settings of a training run, and how a YAML file and the command line give them."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser, TrainingArguments
+
+
+def _parsed(value: Any) -> Any:
+    """What a string from the command line means in YAML, of which JSON is a part."""
+    import yaml
+
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train: a saved one, one on two pretrained encoders, or one from scratch."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or hub id of a saved JMCELN to train on."}
+    )
+    vision_model: str | None = field(
+        default=None, metadata={"help": "Folder or hub id of a vision backbone to begin from, with `text_model`."}
+    )
+    text_model: str | None = field(
+        default=None, metadata={"help": "Folder or hub id of a text encoder and its tokenizer to begin from."}
+    )
+    model_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Fields of JMCELNConfig. Without any of the three above, the model is made from them alone with"
+            " random weights. On the command line also one by one: `--model_config.num_stages 4`."
+        },
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or hub id of a tokenizer, or `words` to build one of the words of the training data."
+            " Defaults to that of `model_name_or_path` or `text_model`."
+        },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Height and width of the model's input. Defaults to the processor's own."}
+    )
+    keep_aspect_ratio: bool | None = field(
+        default=None, metadata={"help": "Scale and pad images instead of stretching them to `image_size`."}
+    )
+    max_words: int | None = field(
+        default=None, metadata={"help": "Most tokens of an expression; longer ones are cut off."}
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "`sdpa`, `eager` or another one."})
+
+    def __post_init__(self) -> None:
+        self.model_config = dict(_parsed(self.model_config) or {})
+        if (self.vision_model is None) != (self.text_model is None):
+            raise ValueError("`vision_model` and `text_model` go together: give both or neither.")
+        if self.model_name_or_path is not None and (self.vision_model is not None or self.model_config):
+            raise ValueError(
+                "`model_name_or_path` names a whole model, beside which `vision_model`, `text_model` and"
+                " `model_config` have no place."
+            )
+        if self.model_name_or_path is None and self.vision_model is None and not self.model_config:
+            raise ValueError(
+                "No model is named. Give `model_name_or_path`, or `vision_model` and `text_model`, or `model_config`."
+            )
+        if self.model_name_or_path is None and self.text_model is None and self.tokenizer is None:
+            raise ValueError("A model from scratch needs a `tokenizer`: a folder or hub id, or `words`.")
+
+
+@dataclass
+class DataArguments:
+    """What to train and to score on."""
+
+    train_data: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "List of datasets, each the arguments of `load_referring_dataset` as a mapping, or of"
+            " `shapes_dataset` with `name: shapes`."
+        },
+    )
+    eval_data: dict | str | None = field(
+        default=None,
+        metadata={"help": "Datasets to score, by name; each written as in `train_data`."},
+    )
+    exclude_data: list | str | None = field(
+        default=None,
+        metadata={"help": "Datasets whose images are dropped from training. Those of `eval_data` always are."},
+    )
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Folder of COCO images, for datasets that name images by path only."}
+    )
+    max_expressions_per_image: int = field(
+        default=8, metadata={"help": "Most expressions of an image in one step; which, is drawn anew each time."}
+    )
+    max_expressions_per_image_eval: int = field(
+        default=16,
+        metadata={"help": "Most expressions of an image at a time in evaluation; none is lost."},
+    )
+    epoch_unit: str = field(
+        default="referents",
+        metadata={
+            "help": "What an epoch has as many expressions as: `referents` (the field's practice), `sentences`; or"
+            " `images` for one pass over the images.",
+            "choices": ["referents", "sentences", "images"],
+        },
+    )
+    max_train_images: int | None = field(default=None, metadata={"help": "Train on the first images only."})
+    max_eval_images: int | None = field(default=None, metadata={"help": "Score the first images only."})
+    image_mask_ratio: float = field(
+        default=0.0, metadata={"help": "Share of the patches of a masked image that are blanked (MaskRIS: 0.75)."}
+    )
+    image_patch_size: int = field(default=32, metadata={"help": "Side of a masked patch in pixels."})
+    text_mask_ratio: float = field(
+        default=0.0, metadata={"help": "Share of the words of a masked image's expressions to mask (MaskRIS: 0.15)."}
+    )
+    word_dropout: float = field(
+        default=0.0, metadata={"help": "Share of the words of a masked image's expressions to leave out."}
+    )
+    masking_probability: float = field(
+        default=0.5, metadata={"help": "Chance that an image and its expressions are masked at all."}
+    )
+
+    def __post_init__(self) -> None:
+        self.train_data = list(_parsed(self.train_data) or [])
+        self.eval_data = dict(_parsed(self.eval_data) or {})
+        self.exclude_data = list(_parsed(self.exclude_data) or [])
+        specifications = [*self.train_data, *self.eval_data.values(), *self.exclude_data]
+        bad = [specification for specification in specifications if not isinstance(specification, Mapping)]
+        if bad:
+            raise ValueError(f"A dataset is a mapping, such as {{name: ..., split: train}}; got {bad[0]!r}.")
+
+
+@dataclass
+class ReferringTrainingArguments(TrainingArguments):
+    """The arguments of the Trainer, with those that this project adds, and with its defaults."""
+
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: the collator reads columns that the model does not know."}
+    )
+    batch_eval_metrics: bool = field(
+        default=True, metadata={"help": "Must stay on: scores are summed batch by batch, so that no mask is kept."}
+    )
+    report_to: str | list[str] | None = field(
+        default="tensorboard", metadata={"help": "Where to report: `tensorboard`, `none` or another integration."}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    resume_from_checkpoint: str | None = field(
+        default="auto",
+        metadata={
+            "help": "`auto` takes up the newest complete checkpoint of `output_dir` if there is one, `never` begins"
+            " anew, anything else is the path of a checkpoint."
+        },
+    )
+    backbone_learning_rate_scale: float = field(
+        default=1.0, metadata={"help": "Learning rate of the vision backbone, as a factor of `learning_rate`."}
+    )
+    text_learning_rate_scale: float = field(
+        default=1.0, metadata={"help": "Learning rate of the text encoder, as a factor of `learning_rate`."}
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Decay of an average of the weights, which is scored, and saved at the end."},
+    )
+    num_pictures: int = field(
+        default=4, metadata={"help": "Images whose predictions are shown in TensorBoard at each evaluation."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Pinned memory is memory of an accelerator's driver; without one it only brings a warning.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
+        if self.remove_unused_columns or not self.batch_eval_metrics:
+            raise ValueError("`remove_unused_columns` must stay off and `batch_eval_metrics` on; leave both out.")
+        # An average over the processes of what each has counted alone would not be the loss.
+        if not self.average_tokens_across_devices:
+            raise ValueError("`average_tokens_across_devices` must stay on: the loss is one sum over all processes.")
+
+    @property
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Factors of the learning rate by the prefix of parameters' names; only those that differ from 1."""
+        scales = {"backbone.": self.backbone_learning_rate_scale, "text_model.": self.text_learning_rate_scale}
+        return {prefix: scale for prefix, scale in scales.items() if scale != 1.0}
+
+
+ARGUMENT_CLASSES = (ModelArguments, DataArguments, ReferringTrainingArguments)
+
+
+def load_settings(path: str | Path) -> dict[str, Any]:
+    """
+    Read the settings of a run from a YAML file, and first those of the file that its key `extends` names.
+
+    Raises:
+        ValueError: if the file does not hold a mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold a mapping of settings, but holds a {type(settings).__name__}.")
+    base = settings.pop("extends", None)
+    return settings if base is None else merge_settings(load_settings(path.parent / base), settings)
+
+
+def merge_settings(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `override`; mappings within are merged, everything else is replaced."""
+    merged = dict(base)
+    for key, value in override.items():
+        is_nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge_settings(merged[key], value) if is_nested else value
+    return merged
+
+
+def parse_arguments(
+    arguments: Sequence[str], description: str | None = None
+) -> tuple[ModelArguments, DataArguments, ReferringTrainingArguments]:
+    """
+    Read the settings of a run: YAML files first, in order, then options.
+
+    Args:
+        arguments (`Sequence[str]`):
+            What follows the name of the script: any number of YAML files, then `--field value`. A field within a
+            mapping or a list is reached by dots: `--model_config.num_stages 4`, `--train_data.0.split val`.
+        description (`str`, *optional*):
+            Text at the top of `--help`.
+
+    Returns:
+        The arguments of the model, of the data and of the training.
+
+    Raises:
+        ValueError: for a setting that no argument has, with the nearest name.
+    """
+    names = list(arguments)
+    files = []
+    while names and not names[0].startswith("-"):
+        files.append(names.pop(0))
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings = merge_settings(settings, load_settings(file))
+    options = _take_dotted_options(names, settings)
+    parser = HfArgumentParser(
+        ARGUMENT_CLASSES, usage="%(prog)s [FILE.yaml ...] [--field value ...]", description=description
+    )
+    known = {field.name for argument_class in ARGUMENT_CLASSES for field in dataclasses.fields(argument_class)}
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else "; `--help` lists all."
+            raise ValueError(f"There is no setting `{name}`{hint}")
+    parser.set_defaults(**settings)
+    return parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
+
+
+def _take_dotted_options(options: Sequence[str], settings: dict[str, Any]) -> list[str]:
+    """Write options such as `--model_config.num_stages 4` into `settings`, and return the others."""
+    others = []
+    pending = list(options)
+    while pending:
+        option = pending.pop(0)
+        name, equals, value = option.partition("=")
+        if not name.startswith("--") or "." not in name:
+            others.append(option)
+            continue
+        if not equals:
+            if not pending:
+                raise ValueError(f"`{option}` has no value.")
+            value = pending.pop(0)
+        *path, last = name[2:].split(".")
+        target: Any = settings
+        for key in path:
+            target = target[_position(key, target, name)] if isinstance(target, list) else target.setdefault(key, {})
+        if isinstance(target, list):
+            target[_position(last, target, name)] = _parsed(value)
+        elif isinstance(target, dict):
+            target[last] = _parsed(value)
+        else:
+            raise ValueError(f"`{name}` leads into {target!r}, which has no parts.")
+    return others
+
+
+def _position(key: str, target: list, name: str) -> int:
+    if not key.isdigit() or int(key) >= len(target):
+        raise ValueError(f"`{name}`: {key!r} is no position in a list of {len(target)}.")
+    return int(key)

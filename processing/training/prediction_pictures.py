@@ -1,0 +1,108 @@
+"""Pictures of predictions in TensorBoard while a model trains."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from ..masks import decode_mask
+
+
+TARGET_COLOUR = (0, 200, 80)
+PREDICTION_COLOUR = (230, 30, 90)
+_CAPTION_HEIGHT = 14
+
+
+def picture_of_prediction(
+    image: Image.Image, target: np.ndarray, prediction: np.ndarray, expression: str, longest_side: int = 320
+) -> Image.Image:
+    """
+    The image with the target (green, left) and with the prediction (red, right), and the expression above them.
+
+    Args:
+        image (`PIL.Image.Image`): The image.
+        target, prediction (`np.ndarray` of shape `(height, width)`): Booleans at the size of the image.
+        expression (`str`): What was asked for.
+        longest_side (`int`, *optional*, defaults to 320): Longest side of each half in pixels.
+
+    Raises:
+        ValueError: if a mask is not of the image's size.
+    """
+    image = image.convert("RGB")
+    scale = longest_side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    picture = Image.new("RGB", (2 * size[0] + 2, size[1] + _CAPTION_HEIGHT), "white")
+    for column, (mask, colour) in enumerate(((target, TARGET_COLOUR), (prediction, PREDICTION_COLOUR))):
+        if mask.shape != (image.height, image.width):
+            raise ValueError(f"A mask of shape {mask.shape} does not fit an image of {image.height} x {image.width}.")
+        half = image.copy()
+        half.paste(Image.blend(image, Image.new("RGB", image.size, colour), 0.55), mask=Image.fromarray(mask))
+        picture.paste(half.resize(size, Image.Resampling.BILINEAR), (column * (size[0] + 2), _CAPTION_HEIGHT))
+    # The built-in font of Pillow has Latin letters only.
+    caption = expression.encode("latin-1", "replace").decode("latin-1")
+    ImageDraw.Draw(picture).text((2, 1), caption, fill="black")
+    return picture
+
+
+class PredictionPictures(TrainerCallback):
+    """
+    After each evaluation, writes what the model predicts for a few fixed rows to TensorBoard.
+
+    Args:
+        trainer ([`~processing.training.referring_trainer.ReferringTrainer`]):
+            The trainer; its evaluation collator and its TensorBoard writer are used.
+        rows (`Sequence[Mapping]`):
+            Canonical rows. One expression of each is shown.
+        processor (`JMCELNProcessor`):
+            Turns the outputs into masks at the size of the images.
+    """
+
+    def __init__(self, trainer: Trainer, rows: Sequence[Mapping[str, Any]], processor: Any):
+        self.trainer = trainer
+        self.rows = [
+            {**row, "expressions": row["expressions"][:1], "mask_index": row["mask_index"][:1]}
+            for row in rows
+            if row["expressions"]
+        ]
+        self.processor = processor
+
+    def on_evaluate(
+        self, _: TrainingArguments, state: TrainerState, *__: Any, model: torch.nn.Module, **___: Any
+    ) -> None:
+        """Predict and write, on every process alike."""
+        writer = next(
+            (
+                callback.tb_writer
+                for callback in self.trainer.callback_handler.callbacks
+                if isinstance(callback, TensorBoardCallback)
+            ),
+            None,
+        )
+        # Every process takes part, since the weights may be spread over them; only the first has a writer.
+        predictions = self._predict(model)
+        if writer is None:
+            return
+        for number, (row, prediction) in enumerate(zip(self.rows, predictions, strict=True)):
+            picture = picture_of_prediction(
+                row["image"], decode_mask(row["masks"][row["mask_index"][0]]), prediction, row["expressions"][0]
+            )
+            writer.add_image(f"predictions/{number}", np.asarray(picture), state.global_step, dataformats="HWC")
+
+    def _predict(self, model: torch.nn.Module) -> list[np.ndarray]:
+        was_training = model.training
+        model.eval()
+        predictions = []
+        with torch.no_grad(), self.trainer.averaged_weights():
+            for row in self.rows:
+                batch = self.trainer.data_collator([row])
+                batch.pop("labels")
+                outputs = model(**{name: tensor.to(self.trainer.args.device) for name, tensor in batch.items()})
+                size = (row["image"].height, row["image"].width)
+                masks = self.processor.post_process_referring_segmentation(outputs, target_sizes=[size])
+                predictions.append(masks[0][0].cpu().numpy())
+        model.train(was_training)
+        return predictions

@@ -1,0 +1,222 @@
+"""A [`Trainer`] that counts expressions: training by image, exact loss scale, averaged weights, exact resumption."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..image_sampler import ImageSampler
+from .parameter_groups import decaying_parameter_names, parameter_groups
+from .weight_average import WeightAverage
+
+
+class ReferringTrainer(Trainer):
+    """
+    [`Trainer`] for models of referring image segmentation that take several expressions an image.
+
+    It differs from its base in this:
+
+    - The loss of a step is the sum over the expressions of all its micro-batches on all processes, divided by their
+      number, whichever way they are spread: images have different numbers of expressions, so that a mean of means
+      would weigh an expression by its company.
+    - `eval_loss` is the mean over expressions as well.
+    - Encoders have their own learning rates, and only matrices and kernels decay.
+    - With an averaged model (`ema_decay`), evaluation and `save_final_model` use the average.
+    - The order of images comes from `train_sampler`.
+
+    Args:
+        train_sampler ([`~processing.image_sampler.ImageSampler`], *optional*):
+            Order of the rows of a map-style `train_dataset` of [`~processing.image_sampler.DrawnImages`].
+        train_data_collator (`Callable`, *optional*):
+            Collator of training batches; `data_collator` is that of evaluation.
+        learning_rate_scales (`Mapping[str, float]`, *optional*):
+            Factor of the learning rate by the prefix of the parameters' names.
+        ema_decay (`float`, *optional*):
+            Decay of the average of the weights. `None` keeps none.
+        kwargs: see [`Trainer`].
+
+    Raises:
+        ValueError: if `ema_decay` is asked for together with FSDP or DeepSpeed, which hold parts of the weights only.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        train_sampler: ImageSampler | None = None,
+        train_data_collator: Any = None,
+        learning_rate_scales: Mapping[str, float] | None = None,
+        ema_decay: float | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        # The loss is divided by the number of expressions that is handed to the model, and by nothing after that.
+        self.model_accepts_loss_kwargs = True
+        self.train_sampler = train_sampler
+        self.train_data_collator = train_data_collator
+        self.learning_rate_scales = dict(learning_rate_scales or {})
+        # Asked of the model before FSDP flattens its parameters.
+        self._decaying = decaying_parameter_names(self.model)
+        self.weight_average = None
+        if ema_decay is not None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "`ema_decay` needs whole weights on every process, which FSDP and DeepSpeed do not keep. Leave it"
+                    " out, or train with DDP."
+                )
+            self.weight_average = WeightAverage(self.model, ema_decay)
+        self._evaluated = [0.0, 0.0]
+        self.add_callback(_EpochAndAverage(self.train_sampler, self.weight_average))
+
+    # Data
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The training batches, made by `train_data_collator`."""
+        evaluation_collator = self.data_collator
+        if self.train_data_collator is not None:
+            self.data_collator = self.train_data_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = evaluation_collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.train_sampler is None or isinstance(dataset, IterableDataset):
+            return super()._get_train_sampler(train_dataset)
+        return self.train_sampler
+
+    # Loss
+
+    def _get_num_items_in_batch(
+        self, batch_samples: Sequence[Mapping[str, Any]], device: torch.device
+    ) -> torch.Tensor | None:
+        if not batch_samples or "labels" not in batch_samples[0]:
+            return None
+        count = sum(count_expressions_in_batch(batch) for batch in batch_samples)
+        count = torch.tensor(count, dtype=torch.float32, device=device)
+        if self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()
+        return count.clamp(min=1)
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
+        """As in [`Trainer`], and keeps the sums that `eval_loss` is made of."""
+        step = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if step[0] is not None:
+            count = self._get_num_items_in_batch([inputs], step[0].device)
+            # The loss is this process' sum, divided by the count of all and scaled up for DDP's mean over processes.
+            self._evaluated[0] += float(step[0]) * float(count) / self.args.world_size
+            self._evaluated[1] += count_expressions_in_batch(inputs)
+        return step
+
+    # Optimizer and averaged weights
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """An optimizer with learning rates by part of the model, and decay of matrices and kernels only."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                learning_rate_scales=self.learning_rate_scales,
+                decaying=self._decaying,
+            )
+            self.optimizer = optimizer_class(groups, **optimizer_kwargs)
+        return self.optimizer
+
+    def averaged_weights(self) -> Any:
+        """A context in which the model has its averaged weights, if it keeps any."""
+        return nullcontext() if self.weight_average is None else self.weight_average.applied(self.model)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in [`Trainer`], with the averaged weights and the mean loss over expressions."""
+        self._evaluated = [0.0, 0.0]
+        with self.averaged_weights():
+            output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if f"{prefix}_loss" in output.metrics:
+            sums = torch.tensor([self._evaluated], dtype=torch.float64, device=self.args.device)
+            loss, count = self.accelerator.gather(sums).sum(0).tolist()
+            output.metrics[f"{prefix}_loss"] = loss / max(count, 1)
+        return output
+
+    def save_final_model(self, output_dir: str | None = None) -> None:
+        """Save the model that is to be used, which is the averaged one if there is any."""
+        with self.averaged_weights():
+            self.save_model(output_dir, _internal_call=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.weight_average is not None and self.args.should_save:
+            self.weight_average.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.weight_average is not None and checkpoint is not None:
+            self.weight_average.load(checkpoint)
+
+
+class _EpochAndAverage(TrainerCallback):
+    """Tells the sampler the epoch, and the average of a step, before anything is logged, scored or saved."""
+
+    def __init__(self, sampler: ImageSampler | None, average: WeightAverage | None):
+        self.sampler = sampler
+        self.average = average
+
+    def on_epoch_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+        # The loader passes the epoch on to samplers that it finds, and does not find them where it skips batches.
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+        if self.average is not None:
+            self.average.update(model)
+
+
+def count_expressions_in_batch(batch: Mapping[str, Any]) -> int:
+    """Expressions of a batch that are not padding."""
+    return int(batch["attention_mask"].any(dim=-1).sum())
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """
+    The newest checkpoint that was written to its end.
+
+    A run that is killed while it writes leaves a folder behind that the Trainer would take for a checkpoint.
+
+    Args:
+        output_dir (`str` or `Path`):
+            Output folder of a run; it need not exist.
+
+    Returns:
+        `str`, *optional*: path of the checkpoint, or `None` if there is none.
+    """
+    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name[11:].isdigit()]
+    for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
+        if _is_complete(folder):
+            return str(folder)
+    return None
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        # The state is the last file that the main process writes, the others write archives beside it.
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    archives = [path for pattern in ("*.pt", "*.pth") for path in folder.glob(pattern)]
+    return bool(archives) and all(zipfile.is_zipfile(path) for path in archives)

@@ -1,0 +1,178 @@
+"""From the datasets that a configuration names to what the Trainer reads."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+
+from ..image_sampler import ImageDraw
+from ..referring_datasets import load_referring_dataset
+from ..shapes import shapes_dataset, shapes_row
+
+
+SHAPES = "shapes"
+
+
+class GeneratedShapes(Dataset):
+    """
+    The synthetic benchmark without an end: row `i` is made when it is read.
+
+    Args:
+        options: arguments of [`~processing.shapes.shapes_row`] but for the index.
+    """
+
+    def __init__(self, **options: Any):
+        self.options = {"split": "train", **options}
+        shapes_row(index=0, **self.options)
+
+    def __len__(self) -> int:
+        return EndlessSampler.images_per_epoch
+
+    def __getitem__(self, draw: ImageDraw | int) -> dict[str, Any]:
+        return shapes_row(index=draw[0] if isinstance(draw, tuple) else draw, **self.options)
+
+
+class EndlessSampler(Sampler[ImageDraw]):
+    """Draws row after row of an endless dataset, in epochs of a million; taken up again, it goes on where it was."""
+
+    images_per_epoch = 1_000_000
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the million rows that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.images_per_epoch
+
+    def __iter__(self) -> Iterator[ImageDraw]:
+        start = self.epoch * self.images_per_epoch
+        for index in range(start, start + self.images_per_epoch):
+            yield ImageDraw(index, 0)
+
+
+class StreamedImages(IterableDataset):
+    """
+    Canonical rows from a stream, pass after pass without an end.
+
+    Each process reads its own shards, and each of its workers its own of these (or every so many-th row, where there
+    are fewer shards than processes). A run that is taken up again passes over the rows of its first steps without
+    decoding their images, as `skipped_batches` says.
+
+    Args:
+        rows (`datasets.IterableDataset`):
+            Canonical rows.
+        shuffle_buffer (`int`, *optional*, defaults to 1000):
+            Rows held back to be drawn from at random; shards are shuffled as well. 0 keeps the order.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the order, which differs from pass to pass.
+        process_index, num_processes (`int`, *optional*):
+            Which part to read.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        *,
+        shuffle_buffer: int = 1000,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        self.rows = rows.cast_column("image", datasets.Image(decode=False))
+        self.shuffle_buffer = shuffle_buffer
+        self.seed = seed
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self.batch_size = 1
+        self.skipped_batches = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        worker_index, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        # The loader takes batches from its workers in turn.
+        to_skip = -(-max(self.skipped_batches - worker_index, 0) // num_workers) * self.batch_size
+        decode = datasets.Image().decode_example
+        visit = 0
+        while True:
+            is_empty = True
+            for row in self._one_pass(visit):
+                is_empty = False
+                if to_skip > 0:
+                    to_skip -= 1
+                    yield {"skipped": True}
+                else:
+                    yield {**row, "image": decode(row["image"]), "visit": visit}
+            # A worker beyond the number of shards has nothing to read, ever.
+            if is_empty:
+                return
+            visit += 1
+
+    def _one_pass(self, visit: int) -> Iterator[dict[str, Any]]:
+        rows = self.rows
+        if self.shuffle_buffer > 0:
+            rows = rows.shuffle(seed=self.seed + visit, buffer_size=self.shuffle_buffer)
+        if self.num_processes > 1:
+            rows = split_dataset_by_node(rows, self.process_index, self.num_processes)
+        yield from rows
+
+
+def load_rows(
+    specification: Mapping[str, Any],
+    *,
+    image_folder: str | Path | None = None,
+    exclude_image_ids: Collection[str] = (),
+) -> "datasets.Dataset | datasets.IterableDataset | GeneratedShapes":
+    """
+    Load one dataset of a configuration.
+
+    Args:
+        specification (`Mapping`):
+            `name` with the arguments of [`~processing.referring_datasets.load_referring_dataset`]; or `name: shapes`
+            with those of [`~processing.shapes.shapes_dataset`], endless if there is no `size`.
+        image_folder (`str` or `Path`, *optional*):
+            Folder of COCO images for datasets that do not name their own.
+        exclude_image_ids (`Collection[str]`, *optional*):
+            Images to leave out; shapes have none in common with photographs.
+
+    Raises:
+        ValueError: if the specification has no `name`, or arguments that its dataset does not take.
+    """
+    options = dict(specification)
+    name = options.pop("name", None)
+    if name is None:
+        raise ValueError(f"A dataset needs a `name`; got only {sorted(specification)}.")
+    try:
+        if name == SHAPES:
+            return shapes_dataset(**options) if "size" in options else GeneratedShapes(**options)
+        options.setdefault("image_folder", image_folder)
+        excluded = {*map(str, options.pop("exclude_image_ids", ())), *exclude_image_ids}
+        return load_referring_dataset(name, exclude_image_ids=excluded, **options)
+    except TypeError as error:
+        raise ValueError(f"The dataset {name!r} is not given the arguments that it takes: {error}") from error
+
+
+def join_rows(parts: Sequence[Any]) -> Any:
+    """
+    Join datasets into one: end to end, or streams in turns, where a shorter one begins again until all have ended.
+
+    Raises:
+        ValueError: if streams and datasets of known length are mixed, or endless shapes with anything else.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    kinds = {type(part) for part in parts}
+    if len(kinds) != 1 or GeneratedShapes in kinds:
+        raise ValueError(
+            "Only datasets of one kind are joined: all streams (`streaming: true`) or none, and shapes with a `size`."
+        )
+    common = set.intersection(*(set(part.column_names) for part in parts))
+    parts = [part.select_columns([name for name in part.column_names if name in common]) for part in parts]
+    if kinds == {datasets.IterableDataset}:
+        return datasets.interleave_datasets(parts, stopping_strategy="all_exhausted")
+    return datasets.concatenate_datasets(parts)
