@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .image_sampler import check_expression_cap
 from .masks import decode_mask
 from .training_augmentation import MaskingAugmentation
 
@@ -80,10 +81,7 @@ class ReferringCollator:
         augmentation: MaskingAugmentation | None = None,
         seed: int = 0,
     ):
-        if max_expressions_per_image is not None and max_expressions_per_image < 1:
-            raise ValueError(
-                f"`max_expressions_per_image` must be at least 1 or None, got {max_expressions_per_image}."
-            )
+        check_expression_cap(max_expressions_per_image)
         self.processor = processor
         self.training = training
         self.max_expressions_per_image = max_expressions_per_image

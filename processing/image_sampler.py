@@ -70,10 +70,7 @@ class ImageSampler(Sampler[ImageDraw]):
             )
         if len(expression_counts) == 0:
             raise ValueError("There is no image to draw: the training dataset is empty.")
-        if max_expressions_per_image is not None and max_expressions_per_image < 1:
-            raise ValueError(
-                f"`max_expressions_per_image` must be at least 1 or None, got {max_expressions_per_image}."
-            )
+        check_expression_cap(max_expressions_per_image)
         if epoch_unit not in ("referents", "sentences", "images"):
             raise ValueError(f"`epoch_unit` must be 'referents', 'sentences' or 'images', got {epoch_unit!r}.")
         counts = np.asarray(expression_counts, dtype=np.int64)
@@ -166,10 +163,7 @@ class EvaluatedImages(Dataset):
         max_expressions_per_image: int | None = None,
         multiple_of: int = 1,
     ):
-        if max_expressions_per_image is not None and max_expressions_per_image < 1:
-            raise ValueError(
-                f"`max_expressions_per_image` must be at least 1 or None, got {max_expressions_per_image}."
-            )
+        check_expression_cap(max_expressions_per_image)
         if multiple_of < 1:
             raise ValueError(f"`multiple_of` must be at least 1, got {multiple_of}.")
         self.rows = rows
