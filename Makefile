@@ -1,0 +1,42 @@
+# Everything runs in an environment of its own, which the first target that needs it creates.
+# `make VENV=/elsewhere test` uses another one; ARGS goes on to the command: `make test ARGS="-k fusion"`.
+VENV ?= .venv
+PYTHON3 ?= python3
+ARGS ?=
+
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+# torch comes first and by its exact version: whichever build of it the machine offers is then left alone.
+TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help environment demo test lint types clean
+
+help: ## Shows this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+environment: $(INSTALLED) ## Creates the virtual environment with all that is needed here
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(INSTALLED)
+
+demo: $(INSTALLED) ## Trains a small model on the synthetic benchmark, evaluates it and draws a figure
+	$(PYTHON) scripts/demo.py $(ARGS)
+
+# One thread a process: the two processes of the tests share a small machine's cores.
+test: export OMP_NUM_THREADS = 1
+test: $(INSTALLED) ## Runs all tests
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+lint: $(INSTALLED) ## Checks style and format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: $(INSTALLED) ## Checks types
+	$(VENV)/bin/pyrefly check
+
+clean: ## Removes the environment and all caches
+	rm -rf $(VENV) .cache .compat .hypothesis .pytest_cache .ruff_cache *.egg-info
