@@ -38,7 +38,7 @@ def reduce_logits(
             Of the shape of the mask logits: 1 where the referent is, 0 elsewhere, any other value (255 or the -100
             with which processes are padded) where pixels do not count.
         threshold (`float`, *optional*, defaults to 0.5):
-            Probability from which a pixel belongs to the mask.
+            Probability above which a pixel belongs to the mask.
         presence_threshold (`float`, *optional*, defaults to 0.5):
             Probability of presence below which the mask is empty.
 
@@ -53,7 +53,7 @@ def reduce_logits(
         )
     if mask_logits.ndim == 3:
         mask_logits, labels = mask_logits[:, None], labels[:, None]
-    predicted = mask_logits.float().sigmoid() >= threshold
+    predicted = mask_logits.float().sigmoid() > threshold
     if rest:
         present = rest[0].float().sigmoid() >= presence_threshold
         predicted &= present.reshape(predicted.shape[:2])[:, :, None, None]

@@ -1,0 +1,68 @@
+"""The results of an evaluation for reading: a Markdown table, and every prediction as a line of JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .evaluation import EvaluationSettings
+from .evaluation_journal import EvaluationJournal
+
+
+_COLUMNS = ("oIoU", "mIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9")
+_NO_TARGET_COLUMNS = ("gIoU", "cIoU", "N-acc", "T-acc")
+
+
+def percent(score: float | None) -> str:
+    """A fraction as a percentage with two decimals, and a dash for a score that is not defined."""
+    return "-" if score is None else f"{100 * score:.2f}"
+
+
+def markdown_row(cells: list[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """
+    The scores of `collect_results` as a Markdown table in percent: all expressions, each level, then each control. The
+    columns for expressions without a target appear where there are any.
+    """
+    scores = results["scores"]
+    lines = {"all": scores, **scores.get("groups", {})}
+    lines |= {f"control: {name}": control["scores"] for name, control in results["controls"].items()}
+    columns = _COLUMNS + (_NO_TARGET_COLUMNS if scores["no_targets"] else ())
+    table = [
+        markdown_row(["", "expressions", *columns]),
+        markdown_row(["---", *["---:"] * (1 + len(columns))]),
+    ]
+    for name, line in lines.items():
+        cells = [percent(line[column]) for column in columns]
+        if line["mIoU_standard_error"] is not None:
+            cells[columns.index("mIoU")] += f" ± {percent(line['mIoU_standard_error'])}"
+        table.append(markdown_row([name, str(line["expressions"]), *cells]))
+    return "\n".join(table)
+
+
+def write_predictions(journal: EvaluationJournal, settings: EvaluationSettings, path: Path) -> None:
+    """
+    Writes a line of JSON an expression, in the order of the data: `image_id`, `ref_id`, `expression`, `level`, `iou`,
+    the pixel counts, and the mask as COCO RLE if the journal has kept it.
+    """
+    rows = {row["row"]: row for row in journal.rows()}
+    with path.open("w", encoding="utf-8") as file:
+        for index in sorted(rows):
+            for expression in rows[index]["expressions"]:
+                intersection, prediction_area, target_area = expression["counts"]
+                line = {
+                    "image_id": rows[index]["image_id"],
+                    "ref_id": expression["ref_id"],
+                    "expression": expression["text"],
+                    "level": expression["level"],
+                    "iou": settings.sample_iou(expression["counts"]),
+                    "intersection": intersection,
+                    "prediction_area": prediction_area,
+                    "target_area": target_area,
+                    "mask": expression.get("mask"),
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
