@@ -15,12 +15,14 @@ Two cares keep a level from being solved without its words:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from .shapes_queries import (
+    ATTRIBUTES,
     CONE_FALSE,
     CONE_TRUE,
     CORNER_FALSE,
@@ -34,17 +36,21 @@ from .shapes_queries import (
     REGIONS,
     SIDE_FALSE,
     SIDE_TRUE,
+    SIZE_RATIO,
+    Except,
     Phrase,
     Pick,
     Query,
     Region,
     Relation,
+    SameAs,
+    SizeThan,
 )
-from .shapes_scene import Scene
+from .shapes_scene import COLOURS, KINDS, TEXTURES, Scene
 from .shapes_wording import word_query
 
 
-LEVELS = ("appearance", "position", "relation")
+LEVELS = ("appearance", "position", "relation", "chain2", "chain3", "comparison", "multiple", "no_target")
 
 _POPCOUNT = np.array([bin(value).count("1") for value in range(1 << 12)], dtype=np.int16)
 _LOWEST_BIT = np.array([(value & -value).bit_length() - 1 for value in range(1 << 12)], dtype=np.int16)
@@ -54,6 +60,14 @@ _FEWEST_CANDIDATES = 3
 # Number of attributes named -> how readily the phrase is used as a head. Long heads are rare in speech.
 _HEAD_WEIGHT = (0.5, 1.0, 1.0, 0.4)
 _CHAIN_DRAWS = 384
+_LINKS_KEPT = 160
+_GROWN_KEPT = 16
+# How often a target may be the nearest to its anchor, or the outermost in its direction: chance among three or four.
+_SHORTCUT_SHARE = 0.3
+_MOST_FOR_A_DROPPED_HOP = 0.5
+# Share of the expressions without a target that ask for all of a kind.
+_PLURAL_SHARE = 0.15
+_KEY = ("kind", "colour", "texture", "size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +139,7 @@ class SceneTables:
         self.heads = heads
         self.head_bits = np.array(head_bits)
         self.head_count = _POPCOUNT[self.head_bits]
-        self.head_weight = np.array([_HEAD_WEIGHT[phrase.named()] for phrase in heads])
+        self.head_weight = np.array([_HEAD_WEIGHT[head.named()] * (1.0 if head.kind else 0.5) for head in heads])
         self.can_anchor = np.array([bool(phrases) for phrases in self.describing])
         # Candidates other than the anchor itself, (heads, objects).
         self.holds = (self.head_bits[:, None] >> np.arange(count)) & 1
@@ -178,6 +192,7 @@ class SceneTables:
         with np.errstate(invalid="ignore"):
             return key.argmin(-1), np.isfinite(two[..., 1]) & (two[..., 1] - two[..., 0] >= margin)
 
+    @cached_property
     def regions(self) -> tuple[np.ndarray, np.ndarray]:
         """Bit sets of the objects surely and perhaps inside each of `REGIONS`."""
         edge = {"left": self.x, "right": 1.0 - self.x, "top": self.y, "bottom": 1.0 - self.y}
@@ -193,13 +208,42 @@ class SceneTables:
             unclear.append((value > bounds[0]) & (value < bounds[1]))
         return _bits(np.stack(true)), _bits(np.stack(unclear))
 
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """`alike[attribute, anchor]`: bit set of the other objects with the anchor's attribute, as in `ATTRIBUTES`."""
+        rows = []
+        for attribute in ATTRIBUTES:
+            values = np.array([getattr(shape, attribute) for shape in self.scene.objects])
+            same = values[:, None] == values[None, :]
+            np.fill_diagonal(same, False)
+            rows.append(_bits(same))
+        return np.stack(rows)
+
+    @cached_property
+    def sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """`[bigger, anchor]`: bit sets of the objects surely smaller (0) or bigger (1), and of the close calls."""
+        ratio = self.scale[None, :] / self.scale[:, None]
+        true = np.stack([ratio <= 1.0 / SIZE_RATIO, ratio >= SIZE_RATIO])
+        unclear = (ratio > 1.0 / SIZE_RATIO) & (ratio < SIZE_RATIO)
+        np.fill_diagonal(unclear, False)
+        return _bits(true), _bits(np.stack([unclear, unclear]))
+
+    @cached_property
+    def names(self) -> np.ndarray:
+        """`names[attribute, head]`: whether the head phrase names an attribute of `ATTRIBUTES`."""
+        return np.array([[getattr(head, name) is not None for head in self.heads] for name in ATTRIBUTES])
+
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """Hops from the head inwards, each (relation, head phrase) as table indices, and the last anchor."""
+    """Hops from the head inwards, each (relation, head phrase) as table indices, and the object they end at."""
 
     hops: tuple[tuple[int, int], ...]
     anchor: int
+
+
+# What a form of expression yields: its meaning, and the bit set of its targets.
+_Found = tuple[Query, int]
 
 
 class ExpressionWriter:
@@ -214,11 +258,33 @@ class ExpressionWriter:
         self.scene = scene
         self.rng = rng
         self.tables = SceneTables(scene)
-        self._pairs: list[tuple[_Chain, int]] | None = None
-        self._forms: dict[str, Callable[[], tuple[Query, int] | None]] = {
-            "appearance": self._appearance,
-            "position": self._position,
-            "relation": self._relation,
+        # Each level has several forms with their share; a form that the scene does not support passes its turn on.
+        self._forms: dict[str, tuple[tuple[float, Callable[[], _Found | None]], ...]] = {
+            "appearance": ((1.0, self._appearance),),
+            "position": ((0.6, self._ranked_by_place), (0.4, self._in_region)),
+            "relation": ((1.0, self._relation),),
+            "chain2": ((1.0, lambda: self._chain(2)),),
+            "chain3": ((1.0, lambda: self._chain(3)),),
+            "comparison": ((0.35, self._size_extreme), (0.5, self._same_as), (0.15, self._size_than)),
+            "multiple": (
+                (0.22, self._all_that_look),
+                (0.20, lambda: self._in_region(several=True)),
+                (0.22, lambda: self._related(least=2)),
+                (0.12, lambda: self._same_as(least=2)),
+                (0.08, lambda: self._size_than(least=2)),
+                (0.06, self._outermost_few),
+                (0.06, self._all_but_one),
+                (0.04, self._one_and_another),
+            ),
+            "no_target": (
+                (0.45, self._missing_look),
+                (0.15, lambda: self._related(least=0)),
+                (0.10, lambda: self._in_region(none=True)),
+                (0.10, lambda: self._same_as(least=0)),
+                (0.08, self._missing_anchor),
+                (0.07, lambda: self._chain(2, none=True)),
+                (0.05, lambda: self._size_than(least=0)),
+            ),
         }
 
     def write(self, level: str) -> Expression | None:
@@ -229,28 +295,32 @@ class ExpressionWriter:
         """
         if level not in self._forms:
             raise ValueError(f"unknown level {level!r}; choose among {', '.join(LEVELS)}")
-        found = self._forms[level]()
-        if found is None:
-            return None
-        query, targets = found
-        return Expression(word_query(query, self.rng), level, query, tuple(_members(targets)))
+        shares, forms = zip(*self._forms[level], strict=True)
+        for turn in self._in_random_order(np.array(shares)):
+            found = forms[turn]()
+            if found is not None:
+                query, targets = found
+                return Expression(word_query(query, self.rng), level, query, tuple(_members(targets)))
+        return None
 
-    def _order_by_weight(self, weight: np.ndarray) -> np.ndarray:
-        """All indices with a positive weight, in random order, heavy ones early."""
+    # Drawing lots
+
+    def _in_random_order(self, weight: np.ndarray) -> np.ndarray:
+        """The indices with a positive weight in random order, heavy ones early."""
         with np.errstate(divide="ignore"):
             key = self.rng.standard_exponential(len(weight)) / weight
-        order = np.argsort(key)
-        return order[: np.count_nonzero(weight)]
+        return np.argsort(key)[: np.count_nonzero(weight)]
 
-    def _pick_weighted(self, weight: np.ndarray) -> int | None:
-        """An index drawn in proportion to `weight`, `None` if all are zero."""
+    def _draw(self, weight: np.ndarray) -> tuple[int, ...] | None:
+        """An index into `weight`, of any dimension, drawn in proportion to it; `None` if all of it is zero."""
         total = np.cumsum(weight)
         if not len(total) or total[-1] <= 0.0:
             return None
-        return int(np.searchsorted(total, self.rng.random() * total[-1], side="right"))
+        place = np.searchsorted(total, self.rng.random() * total[-1], side="right")
+        return tuple(int(index) for index in np.unravel_index(place, weight.shape))
 
     def _describe(self, index: int, without: str | None = None) -> Query | None:
-        """A definite phrase for an object, short ones more often; `without` bars an attribute."""
+        """A phrase that fits this object alone, short ones more often; `without` bars an attribute."""
         phrases = [
             phrase for phrase in self.tables.describing[index] if without is None or getattr(phrase, without) is None
         ]
@@ -258,7 +328,9 @@ class ExpressionWriter:
             return None
         return Query(phrases[int(self.rng.random() ** 1.5 * len(phrases))])
 
-    def _appearance(self) -> tuple[Query, int] | None:
+    # One target by its looks or its place
+
+    def _appearance(self) -> _Found | None:
         options = [
             (phrase, index)
             for index, phrases in enumerate(self.tables.describing)
@@ -266,78 +338,352 @@ class ExpressionWriter:
             if phrase.named() > 1
             and self.tables.by_key[phrase.kind, None, None, None].bit_count() >= _FEWEST_CANDIDATES
         ]
-        chosen = self._pick_weighted(np.array([1.0 if phrase.kind else 0.35 for phrase, _ in options]))
-        if chosen is None:
+        drawn = self._draw(np.array([1.0 if phrase.kind else 0.35 for phrase, _ in options]))
+        if drawn is None:
             return None
-        phrase, index = options[chosen]
+        phrase, index = options[drawn[0]]
         return Query(phrase), 1 << index
 
-    def _position(self) -> tuple[Query, int] | None:
-        if self.rng.random() < 0.4:
-            found = self._in_region()
-            if found is not None:
-                return found
-        return self._ranked_by_place()
-
-    def _in_region(self) -> tuple[Query, int] | None:
+    def _in_region(self, several: bool = False, none: bool = False) -> _Found | None:
         tables = self.tables
-        true, unclear = tables.regions()
+        true, unclear = tables.regions
         inside = tables.head_bits[:, None] & true
-        good = (_POPCOUNT[inside] == 1) & ((tables.head_bits[:, None] & unclear) == 0)
-        good &= (tables.head_count >= _FEWEST_CANDIDATES)[:, None]
-        chosen = self._pick_weighted((good * tables.head_weight[:, None]).ravel())
-        if chosen is None:
+        count = _POPCOUNT[inside]
+        good = (tables.head_bits[:, None] & unclear) == 0
+        if none:
+            good &= count == 0
+        elif several:
+            good &= (count >= 2) & (count < tables.head_count[:, None])
+        else:
+            good &= (count == 1) & (tables.head_count >= _FEWEST_CANDIDATES)[:, None]
+        drawn = self._draw(good * tables.head_weight[:, None])
+        if drawn is None:
             return None
-        head, region = divmod(chosen, len(REGIONS))
-        return Query(tables.heads[head], (Region(REGIONS[region]),)), int(inside[head, region])
+        head, region = drawn
+        return Query(tables.heads[head], (Region(REGIONS[region]),), several=several), int(inside[drawn])
 
-    def _ranked_by_place(self, tries: int = 24) -> tuple[Query, int] | None:
+    def _ranked_by_place(self) -> _Found | None:
         tables = self.tables
         weight = tables.head_weight * (tables.head_count >= _FEWEST_CANDIDATES)
-        if not weight.any():
-            return None
-        for head in self._order_by_weight(weight)[:tries]:
-            members = np.array(list(_members(int(tables.head_bits[head]))))
-            order = int(self.rng.integers(4))
+        for head in self._in_random_order(weight):
+            members, order, gaps, name = self._sorted_by_place(int(head))
             rank = 1 if self.rng.random() < 0.55 else int(self.rng.integers(2, min(len(members), 4) + 1))
-            if rank == len(members):
-                continue
-            key = (tables.x if order < 2 else tables.y)[members] * (1.0 if order % 2 == 0 else -1.0)
-            ranked = np.argsort(key)
-            if np.all(np.diff(key[ranked])[:rank] >= RANK_MARGIN):
-                name = ("leftmost", "rightmost", "topmost", "bottommost")[order]
-                return Query(tables.heads[head], pick=Pick(name, rank)), 1 << int(members[ranked[rank - 1]])
+            if rank < len(members) and np.all(gaps[:rank] >= RANK_MARGIN):
+                return Query(tables.heads[head], pick=Pick(name, rank)), 1 << int(members[order[rank - 1]])
         return None
 
-    def _relation(self) -> tuple[Query, int] | None:
+    def _sorted_by_place(self, head: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+        """Objects of a head phrase, their order from a random side of the picture, the gaps, and the order's name."""
+        members = np.flatnonzero(self.tables.holds[head])
+        side = int(self.rng.integers(4))
+        place = (self.tables.x if side < 2 else self.tables.y)[members]
+        key = place if side % 2 == 0 else -place
+        order = np.argsort(key)
+        return members, order, np.diff(key[order]), ("leftmost", "rightmost", "topmost", "bottommost")[side]
+
+    # Relations and chains of them
+
+    def _relation(self) -> _Found | None:
         tables = self.tables
         good = tables.settled & tables.can_anchor & (tables.candidates >= _FEWEST_CANDIDATES)
         weight = good * tables.head_weight[:, None]
-        weight[:4] *= self._against_shortcuts(tables.answer[:4])
+        near = tables.answer[:4] == tables.nearest
+        outer = tables.answer[:4] == tables.outermost[:, :, None]
+        weight[:4] *= np.where(near == (self.rng.random() < _SHORTCUT_SHARE), 1.0, 0.01)
+        weight[:4] *= np.where(outer == (self.rng.random() < _SHORTCUT_SHARE), 1.0, 0.01)
         # Distances settle more often than directions: even out the hops before choosing among them.
-        total = weight.sum(axis=(1, 2), keepdims=True)
-        weight *= _HOP_WEIGHTS[:, None, None] / np.maximum(total, 1e-9)
-        chosen = self._pick_weighted(weight.ravel())
-        if chosen is None:
+        weight *= _HOP_WEIGHTS[:, None, None] / np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1e-9)
+        drawn = self._draw(weight)
+        if drawn is None:
             return None
-        hop, head, anchor = np.unravel_index(chosen, weight.shape)
-        query = self._word_chain(_Chain(((int(hop), int(head)),), int(anchor)))
-        return query, 1 << int(tables.answer[hop, head, anchor])
+        hop, head, anchor = drawn
+        query = self._chain_query(_Chain(((hop, head),), anchor))
+        return None if query is None else (query, 1 << int(tables.answer[drawn]))
 
-    def _against_shortcuts(self, answer: np.ndarray) -> np.ndarray:
-        """Weights that keep "the nearest to the anchor" and "the outermost that way" at about chance."""
-        near = answer == self.tables.nearest
-        outer = answer == self.tables.outermost[:, :, None]
-        weight = np.where(near == (self.rng.random() < 0.3), 1.0, 0.01)
-        return weight * np.where(outer == (self.rng.random() < 0.3), 1.0, 0.01)
+    def _related(self, least: int) -> _Found | None:
+        """All that lie some way from an anchor: two or more of them, or (`least=0`) none."""
+        tables = self.tables
+        sets = tables.sets[:4]
+        count = _POPCOUNT[sets]
+        good = ((tables.head_bits[:, None] & tables.towards_unclear[:, None, :]) == 0) & tables.can_anchor
+        good &= (tables.candidates >= 2) & (
+            count == 0 if least == 0 else (count >= least) & (count < tables.candidates)
+        )
+        drawn = self._draw(good * tables.head_weight[:, None])
+        if drawn is None:
+            return None
+        hop, head, anchor = drawn
+        several = least > 1 or self.rng.random() < _PLURAL_SHARE
+        query = self._chain_query(_Chain(((hop, head),), anchor), several)
+        return None if query is None else (query, int(sets[drawn]))
 
-    def _word_chain(self, chain: _Chain) -> Query:
+    def _chain_query(self, chain: _Chain, several: bool = False) -> Query | None:
         query = self._describe(chain.anchor)
-        assert query is not None
-        for hop, head in reversed(chain.hops):
+        if query is None:
+            return None
+        for depth, (hop, head) in reversed(list(enumerate(chain.hops))):
             phrase = self.tables.heads[head]
+            plural = several and depth == 0
             if hop < len(DIRECTIONS):
-                query = Query(phrase, (Relation(DIRECTIONS[hop], query),))
+                query = Query(phrase, (Relation(DIRECTIONS[hop], query),), several=plural)
             else:
-                query = Query(phrase, pick=Pick(_HOPS[hop], anchor=query))
+                query = Query(phrase, pick=Pick(_HOPS[hop], anchor=query), several=plural)
         return query
+
+    @cached_property
+    def _links(self) -> tuple[list[_Chain], np.ndarray]:
+        """Single relations that name one object of at least two, and that object."""
+        tables = self.tables
+        good = tables.settled & tables.can_anchor & (tables.candidates >= 2)
+        good = good & (tables.head_weight > 0.4)[:, None]
+        hop, head, anchor = np.nonzero(good)
+        # Even out the hops here too, and cap the number: a scene has hundreds of links.
+        keep = self._in_random_order(_HOP_WEIGHTS[hop] / np.bincount(hop, minlength=len(_HOPS))[hop])[:_LINKS_KEPT]
+        chains = [_Chain(((int(hop[i]), int(head[i])),), int(anchor[i])) for i in keep]
+        return chains, tables.answer[hop[keep], head[keep], anchor[keep]]
+
+    def _chain(self, length: int, none: bool = False) -> _Found | None:
+        """An expression of `length` relations; with `none` its last step leads to nothing."""
+        inner, ends = self._links
+        for last in range(2, length):
+            del last
+            grown = list(self._grow(inner, ends, least=2, most=_GROWN_KEPT))
+            inner, ends = [chain for chain, _ in grown], np.array([end for _, end in grown], dtype=int)
+        if none:
+            return self._dead_end(inner, ends)
+        for chain, target in self._grow(inner, ends, least=_FEWEST_CANDIDATES, most=1):
+            query = self._chain_query(chain)
+            if query is not None:
+                return query, 1 << target
+        return None
+
+    def _draw_hops(self, inner: list[_Chain], draws: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Random triples of a chain to extend, a relation and a head phrase."""
+        tables = self.tables
+        weight = np.cumsum(_HOP_WEIGHTS[:, None] * tables.head_weight)
+        place = np.searchsorted(weight, self.rng.random(draws) * weight[-1], side="right")
+        hop, head = np.divmod(place, len(tables.heads))
+        return self.rng.integers(len(inner), size=draws), hop, head
+
+    def _grow(self, inner: list[_Chain], ends: np.ndarray, least: int, most: int) -> Iterator[tuple[_Chain, int]]:
+        """Chains one relation longer whose every hop counts, at most `most`, with their targets."""
+        if not inner:
+            return
+        tables = self.tables
+        which, hop, head = self._draw_hops(inner, _CHAIN_DRAWS)
+        mentioned = np.array([self._mentioned(chain) for chain in inner])[which]
+        target = tables.answer[hop, head, ends[which]]
+        good = tables.settled[hop, head, ends[which]] & ((mentioned >> target) & 1 == 0)
+        good &= _POPCOUNT[tables.head_bits[head] & ~mentioned] >= least
+        spare: tuple[_Chain, int] | None = None
+        shy_of_near, shy_of_outer = self.rng.random(2) >= _SHORTCUT_SHARE
+        for i in np.flatnonzero(good):
+            chain = _Chain(((int(hop[i]), int(head[i])), *inner[which[i]].hops), inner[which[i]].anchor)
+            end = int(target[i])
+            if not self._every_hop_counts(chain, end):
+                continue
+            near = end in (tables.nearest[head[i], ends[which[i]]], tables.nearest[head[i], chain.anchor])
+            outer = hop[i] < 4 and end == tables.outermost[hop[i], head[i]]
+            if (shy_of_near and near and hop[i] < 4) or (shy_of_outer and outer):
+                spare = spare or (chain, end)
+                continue
+            yield chain, end
+            most -= 1
+            if not most:
+                return
+        if spare is not None:
+            yield spare
+
+    def _mentioned(self, chain: _Chain) -> int:
+        """Bit set of the objects that a chain passes, its anchor and its end included."""
+        bits, at = 1 << chain.anchor, chain.anchor
+        for hop, head in reversed(chain.hops):
+            at = int(self.tables.answer[hop, head, at])
+            bits |= 1 << at
+        return bits
+
+    def _reach(self, hops: Iterable[tuple[int, int]], chances: dict[int, float]) -> dict[int, float]:
+        """Where a reader ends who follows `hops` inside out from random starts, choosing blindly among what fits."""
+        for hop, head in reversed(list(hops)):
+            following: dict[int, float] = {}
+            for start, chance in chances.items():
+                bits = int(self.tables.sets[hop, head, start])
+                for member in _members(bits):
+                    following[member] = following.get(member, 0.0) + chance / bits.bit_count()
+            chances = following
+        return chances
+
+    def _every_hop_counts(self, chain: _Chain, target: int) -> bool:
+        """Whether readers who drop the end of the chain mostly fail, and readers who skip a part of it go wrong."""
+        hops = chain.hops
+        for cut in range(1, len(hops)):
+            bits = int(self.tables.head_bits[hops[cut][1]])
+            starts = {member: 1.0 / bits.bit_count() for member in _members(bits)}
+            if self._reach(hops[:cut], starts).get(target, 0.0) > _MOST_FOR_A_DROPPED_HOP:
+                return False
+        anchored = {chain.anchor: 1.0}
+        skipped = [hops[:cut] + hops[cut + 1 :] for cut in range(1, len(hops))]
+        skipped += [((hop, hops[0][1]),) for hop, _ in hops]
+        return all(self._reach(shorter, anchored).keys() != {target} for shorter in skipped)
+
+    def _dead_end(self, inner: list[_Chain], ends: np.ndarray) -> _Found | None:
+        """A chain whose anchor is there, but nothing stands in the first relation to it."""
+        if not inner:
+            return None
+        tables = self.tables
+        which, hop, head = self._draw_hops(inner, _CHAIN_DRAWS)
+        good = (hop < 4) & (tables.candidates[head, ends[which]] >= 2)
+        hop = np.minimum(hop, 3)
+        bits = tables.head_bits[head]
+        good &= (bits & (tables.towards | tables.towards_unclear)[hop, ends[which]]) == 0
+        for i in np.flatnonzero(good)[:1]:
+            chain = inner[which[i]]
+            query = self._chain_query(_Chain(((int(hop[i]), int(head[i])), *chain.hops), chain.anchor))
+            return None if query is None else (query, 0)
+        return None
+
+    # Comparisons
+
+    def _size_extreme(self) -> _Found | None:
+        tables = self.tables
+        weight = tables.head_weight * (tables.head_count >= _FEWEST_CANDIDATES)
+        weight = weight * np.array([head.size is None for head in tables.heads])
+        for head in self._in_random_order(weight):
+            members = np.flatnonzero(tables.holds[head])
+            largest = self.rng.random() < 0.5
+            key = np.log(tables.scale[members]) * (-1.0 if largest else 1.0)
+            order = np.argsort(key)
+            if key[order[1]] - key[order[0]] >= np.log(SIZE_RATIO):
+                pick = Pick("largest" if largest else "smallest")
+                return Query(tables.heads[head], pick=pick), 1 << int(members[order[0]])
+        return None
+
+    def _same_as(self, least: int = 1) -> _Found | None:
+        """What shares an attribute with an anchor: one object, two or more (`least=2`), or none (`least=0`)."""
+        tables = self.tables
+        sets = tables.head_bits[None, :, None] & tables.alike[:, None, :]
+        count = _POPCOUNT[sets]
+        good = ~tables.names[:, :, None] & self._fits(count, least)
+        for attribute, head, anchor in self._some(good * tables.head_weight[:, None]):
+            name = ATTRIBUTES[attribute]
+            query = self._describe(anchor, without=name)
+            if least == 1 and (query is None or self.rng.random() < 0.25):
+                query = self._describe_by_relation(anchor, without=name) or query
+            if query is not None:
+                several = least > 1 or (least == 0 and self.rng.random() < _PLURAL_SHARE)
+                condition = SameAs(name, query)
+                return Query(tables.heads[head], (condition,), several=several), int(sets[attribute, head, anchor])
+        return None
+
+    def _size_than(self, least: int = 1) -> _Found | None:
+        """What is bigger or smaller than an anchor: one object, two or more (`least=2`), or none (`least=0`)."""
+        tables = self.tables
+        true, unclear = tables.sizes
+        sets = tables.head_bits[None, :, None] & true[:, None, :]
+        good = self._fits(_POPCOUNT[sets], least) & ((tables.head_bits[None, :, None] & unclear[:, None, :]) == 0)
+        good &= np.array([head.size is None for head in tables.heads])[:, None]
+        for bigger, head, anchor in self._some(good * tables.head_weight[:, None]):
+            query = self._describe(anchor, without="size")
+            if query is not None:
+                condition = SizeThan(bool(bigger), query)
+                return Query(tables.heads[head], (condition,), several=least > 1), int(sets[bigger, head, anchor])
+        return None
+
+    def _fits(self, count: np.ndarray, least: int) -> np.ndarray:
+        """Which numbers of targets, (..., heads, anchors), suit a query for one, for several, or for none."""
+        candidates = self.tables.candidates
+        if least == 0:
+            return (count == 0) & (candidates >= 2)
+        if least == 1:
+            return (count == 1) & (candidates >= _FEWEST_CANDIDATES)
+        return (count >= least) & (count < candidates)
+
+    def _some(self, weight: np.ndarray, tries: int = 8) -> Iterator[tuple[int, ...]]:
+        for _ in range(tries):
+            drawn = self._draw(weight)
+            if drawn is None:
+                return
+            yield drawn
+
+    def _describe_by_relation(self, index: int, without: str) -> Query | None:
+        """A phrase that fits several objects and a relation that leaves this one."""
+        chains, ends = self._links
+        for place in np.flatnonzero(ends == index):
+            if getattr(self.tables.heads[chains[place].hops[0][1]], without) is None:
+                return self._chain_query(chains[place])
+        return None
+
+    # Several targets
+
+    def _all_that_look(self) -> _Found | None:
+        tables = self.tables
+        of_that_noun = np.array([tables.by_key[head.kind, None, None, None].bit_count() for head in tables.heads])
+        good = (of_that_noun > tables.head_count) & (tables.head_count <= 6)
+        drawn = self._draw(good * tables.head_weight)
+        if drawn is None:
+            return None
+        return Query(tables.heads[drawn[0]], several=True), int(tables.head_bits[drawn])
+
+    def _outermost_few(self) -> _Found | None:
+        tables = self.tables
+        for head in self._in_random_order(tables.head_weight * (tables.head_count > _FEWEST_CANDIDATES)):
+            members, order, gaps, name = self._sorted_by_place(int(head))
+            few = int(self.rng.integers(2, min(len(members), 4)))
+            if gaps[few - 1] >= RANK_MARGIN:
+                targets = sum(1 << int(member) for member in members[order[:few]])
+                return Query(tables.heads[head], pick=Pick(name, count=few), several=True), targets
+        return None
+
+    def _all_but_one(self) -> _Found | None:
+        tables = self.tables
+        weight = tables.head_weight * (tables.head_count >= _FEWEST_CANDIDATES) * (tables.head_count <= 6)
+        for head in self._in_random_order(weight):
+            bits = int(tables.head_bits[head])
+            out = int(self.rng.choice(np.flatnonzero(tables.holds[head])))
+            query = self._describe(out)
+            # The exception is told from its fellows by more than their common noun.
+            if query is not None and query.phrase.kind == tables.heads[head].kind:
+                return Query(tables.heads[head], (Except(query),), several=True), bits & ~(1 << out)
+        return None
+
+    def _one_and_another(self) -> _Found | None:
+        first, second = (self._appearance() for _ in range(2))
+        if first is None or second is None or first[1] == second[1]:
+            return None
+        return Query(first[0].phrase, also=(second[0],)), first[1] | second[1]
+
+    # No target
+
+    def _missing_phrase(self) -> Phrase | None:
+        """A near miss: the attributes of an object with one changed, so that nothing has them all."""
+        objects = self.scene.objects
+        everywhere = (KINDS, tuple(COLOURS), TEXTURES, ("small", "large"))
+        for _ in range(24):
+            shape = objects[int(self.rng.integers(len(objects)))]
+            key: list[str | None] = [shape.kind, shape.colour, shape.texture, shape.size]
+            changed, dropped, also_dropped, of = self.rng.integers(4), *self.rng.integers(4, size=2), self.rng.random()
+            seen = sorted({getattr(other, _KEY[changed]) for other in objects} & set(everywhere[changed]))
+            values = everywhere[changed] if of < 0.2 or not seen else seen
+            key[changed] = values[int(self.rng.integers(len(values)))]
+            for place in (dropped, also_dropped):
+                if place != changed:
+                    key[place] = None
+            if key[3] == "medium":
+                key[3] = None
+            if 2 <= 4 - key.count(None) <= 3 and tuple(key) not in self.tables.by_key:
+                return Phrase(*key)
+        return None
+
+    def _missing_look(self) -> _Found | None:
+        phrase = self._missing_phrase()
+        if phrase is None:
+            return None
+        return Query(phrase, several=self.rng.random() < _PLURAL_SHARE), 0
+
+    def _missing_anchor(self) -> _Found | None:
+        phrase = self._missing_phrase()
+        drawn = self._draw(self.tables.head_weight)
+        if phrase is None or drawn is None:
+            return None
+        direction = DIRECTIONS[int(self.rng.integers(4))]
+        return Query(self.tables.heads[drawn[0]], (Relation(direction, Query(phrase)),)), 0

@@ -28,7 +28,7 @@ Meaning (all positions are centroids of whole shapes in units of the image side,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -153,7 +153,7 @@ class Query:
     also: tuple[Query, ...] = ()
 
 
-class Unclear(Exception):
+class UnclearError(Exception):
     """The scene does not settle the expression: a close call, or a definite phrase that fits more than one object."""
 
 
@@ -163,25 +163,11 @@ def _three_valued(value: float, true_below: float, false_above: float) -> bool:
         return True
     if value >= false_above:
         return False
-    raise Unclear(f"{value:.3f} lies between {true_below} and {false_above}")
-
-
-def _all_hold(conditions: Iterable[Callable[[], bool]]) -> bool:
-    """Conjunction: one clear "no" settles it, even beside an unclear part."""
-    unclear = None
-    for condition in conditions:
-        try:
-            if not condition():
-                return False
-        except Unclear as error:
-            unclear = error
-    if unclear is not None:
-        raise unclear
-    return True
+    raise UnclearError(f"{value:.3f} lies between {true_below} and {false_above}")
 
 
 def lies_in(shape: ShapeObject, region: str) -> bool:
-    """Whether `shape` lies in a region of the picture. Raises `Unclear` near its border."""
+    """Whether `shape` lies in a region of the picture. Raises `UnclearError` near its border."""
     if region == "middle":
         return _three_valued(max(abs(shape.x - 0.5), abs(shape.y - 0.5)), MIDDLE_TRUE, MIDDLE_FALSE)
     distances = {"left": shape.x, "right": 1.0 - shape.x, "top": shape.y, "bottom": 1.0 - shape.y}
@@ -191,12 +177,12 @@ def lies_in(shape: ShapeObject, region: str) -> bool:
 
 
 def lies_towards(shape: ShapeObject, direction: str, anchor: ShapeObject) -> bool:
-    """Whether `shape` lies left, right, above or below of `anchor`. Raises `Unclear` near the diagonals."""
+    """Whether `shape` lies left, right, above or below of `anchor`. Raises `UnclearError` near the diagonals."""
     if shape is anchor:
         return False
     across, down = shape.x - anchor.x, shape.y - anchor.y
     if math.hypot(across, down) < LEAST_DISTANCE:
-        raise Unclear("the two are in the same place")
+        raise UnclearError("the two are in the same place")
     ahead, aside = {
         "left": (-across, down),
         "right": (across, down),
@@ -209,102 +195,110 @@ def lies_towards(shape: ShapeObject, direction: str, anchor: ShapeObject) -> boo
 
 
 def is_bigger(shape: ShapeObject, other: ShapeObject) -> bool:
-    """Whether `shape` is bigger than `other`. Raises `Unclear` for about equal sizes."""
+    """Whether `shape` is bigger than `other`. Raises `UnclearError` for about equal sizes."""
     if shape is other:
         return False
     return _three_valued(other.scale / shape.scale, 1.0 / SIZE_RATIO, SIZE_RATIO)
 
 
-def _ranked(candidates: list[ShapeObject], pick: Pick, anchor: ShapeObject | None) -> list[ShapeObject]:
-    """The picked ranks; `Unclear` where a border of the pick falls between close neighbours."""
+def _distance(shape: ShapeObject, anchor: ShapeObject) -> float:
+    return math.hypot(shape.x - anchor.x, shape.y - anchor.y)
 
-    def distance(shape: ShapeObject) -> float:
-        assert anchor is not None
-        return math.hypot(shape.x - anchor.x, shape.y - anchor.y)
 
-    keys: dict[str, tuple[Callable[[ShapeObject], float], float]] = {
+def _key_of(pick: Pick, anchor: ShapeObject | None) -> tuple[Callable[[ShapeObject], float], float]:
+    """What a pick sorts by, least first, and the margin between clear neighbours."""
+    if anchor is not None:
+        sign = {"nearest": 1.0, "farthest": -1.0}[pick.order]
+        return lambda shape: sign * _distance(shape, anchor), DISTANCE_MARGIN
+    return {
         "leftmost": (lambda shape: shape.x, RANK_MARGIN),
         "rightmost": (lambda shape: -shape.x, RANK_MARGIN),
         "topmost": (lambda shape: shape.y, RANK_MARGIN),
         "bottommost": (lambda shape: -shape.y, RANK_MARGIN),
         "largest": (lambda shape: -math.log(shape.scale), math.log(SIZE_RATIO)),
         "smallest": (lambda shape: math.log(shape.scale), math.log(SIZE_RATIO)),
-        "nearest": (distance, DISTANCE_MARGIN),
-        "farthest": (lambda shape: -distance(shape), DISTANCE_MARGIN),
-    }
-    key, margin = keys[pick.order]
+    }[pick.order]
+
+
+def _ranked(candidates: list[ShapeObject], pick: Pick, anchor: ShapeObject | None) -> list[ShapeObject]:
+    """The picked ranks. `UnclearError` if two neighbours that a reader has to tell apart are too close."""
+    key, margin = _key_of(pick, anchor)
     order = sorted(candidates, key=key)
     first, last = pick.rank - 1, pick.rank + pick.count - 1
     if len(order) < last:
-        raise Unclear(f"rank {last} of {len(order)}")
-    # Every border between ranks that the reader has to count past must be clear, and both ends of the pick.
-    counted = [index for index, _ in enumerate(pairwise(order)) if index < first or index == last - 1]
-    for index in counted:
-        if key(order[index + 1]) - key(order[index]) < margin:
-            raise Unclear(f"ranks {index + 1} and {index + 2} are too close to call")
+        raise UnclearError(f"rank {last} of {len(order)}")
+    for index, (shape, following) in enumerate(pairwise(order)):
+        # Inside the pick the order does not matter; before it every rank is counted, and its end must be clear.
+        if (index < first or index == last - 1) and key(following) - key(shape) < margin:
+            raise UnclearError(f"ranks {index + 1} and {index + 2} are too close to call")
     return order[first:last]
 
 
-class _NoReferent(Exception):
+class _NoReferentError(Exception):
     """A definite phrase inside the expression names nothing."""
 
 
 def _definite(query: Query, scene: Scene) -> ShapeObject:
     found = _resolve(query, scene)
     if not found:
-        raise _NoReferent
+        raise _NoReferentError
     if len(found) > 1:
-        raise Unclear(f"a definite phrase fits {len(found)} objects")
+        raise UnclearError(f"a definite phrase fits {len(found)} objects")
     return found[0]
 
 
-def _holds(condition: Condition, shape: ShapeObject, anchor: ShapeObject | None) -> bool:
+def _test_of(condition: Condition, scene: Scene) -> Callable[[ShapeObject], bool]:
+    """The condition as a test of one object, with its anchor found."""
     if isinstance(condition, Region):
-        return lies_in(shape, condition.name)
-    assert anchor is not None
+        return lambda shape: lies_in(shape, condition.name)
+    anchor = _definite(condition.anchor, scene)
     if isinstance(condition, Relation):
-        return lies_towards(shape, condition.direction, anchor)
+        return lambda shape: lies_towards(shape, condition.direction, anchor)
     if isinstance(condition, SameAs):
-        return shape is not anchor and getattr(shape, condition.attribute) == getattr(anchor, condition.attribute)
+        wanted = getattr(anchor, condition.attribute)
+        return lambda shape: shape is not anchor and getattr(shape, condition.attribute) == wanted
     if isinstance(condition, SizeThan):
-        return is_bigger(shape, anchor) if condition.bigger else is_bigger(anchor, shape)
-    return shape is not anchor
+        return lambda shape: is_bigger(shape, anchor) if condition.bigger else is_bigger(anchor, shape)
+    return lambda shape: shape is not anchor
+
+
+def _passes(shape: ShapeObject, tests: list[Callable[[ShapeObject], bool]]) -> bool:
+    """Whether all tests hold. One clear "no" settles it, even beside an unclear test."""
+    unclear: list[UnclearError] = []
+    for test in tests:
+        try:
+            if not test(shape):
+                return False
+        except UnclearError as error:  # noqa: PERF203
+            unclear.append(error)
+    if unclear:
+        raise unclear[0]
+    return True
 
 
 def _resolve(query: Query, scene: Scene) -> list[ShapeObject]:
-    anchored = [
-        (condition, None if isinstance(condition, Region) else _definite(condition.anchor, scene))
-        for condition in query.conditions
-    ]
-    pick_anchor = _definite(query.pick.anchor, scene) if query.pick and query.pick.anchor else None
-    found = [
-        shape
-        for shape in scene.objects
-        if query.phrase.matches(shape)
-        and _all_hold(
-            (lambda condition=condition, anchor=anchor, shape=shape: _holds(condition, shape, anchor))
-            for condition, anchor in anchored
-        )
-    ]
-    if query.pick is not None:
-        candidates = [shape for shape in found if shape is not pick_anchor]
-        found = _ranked(candidates, query.pick, pick_anchor) if candidates else []
-    return found
+    tests = [_test_of(condition, scene) for condition in query.conditions]
+    anchor = _definite(query.pick.anchor, scene) if query.pick and query.pick.anchor else None
+    found = [shape for shape in scene.objects if query.phrase.matches(shape) and _passes(shape, tests)]
+    if query.pick is None:
+        return found
+    candidates = [shape for shape in found if shape is not anchor]
+    return _ranked(candidates, query.pick, anchor) if candidates else []
 
 
 def resolve(query: Query, scene: Scene) -> tuple[int, ...]:
     """The objects that `query` asks for, as ascending indices into `scene.objects`; empty if there is none.
 
     Raises:
-        Unclear: if the scene does not settle it, or if a singular query fits more than one object.
+        UnclearError: if the scene does not settle it, or if a singular query fits more than one object.
     """
     found: set[int] = set()
     for part in (query, *query.also):
         try:
             objects = _resolve(part, scene)
-        except _NoReferent:
+        except _NoReferentError:
             objects = []
         if len(objects) > 1 and not part.several:
-            raise Unclear(f"a singular expression fits {len(objects)} objects")
+            raise UnclearError(f"a singular expression fits {len(objects)} objects")
         found.update(index for index, shape in enumerate(scene.objects) if any(shape is other for other in objects))
     return tuple(sorted(found))
