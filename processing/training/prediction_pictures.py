@@ -70,9 +70,7 @@ class PredictionPictures(TrainerCallback):
         ]
         self.processor = processor
 
-    def on_evaluate(
-        self, _: TrainingArguments, state: TrainerState, *__: Any, model: torch.nn.Module, **___: Any
-    ) -> None:
+    def on_evaluate(self, _: Any, state: TrainerState, *__: Any, model: torch.nn.Module, **___: Any) -> None:
         """Predict and write, on every process alike."""
         writer = next(
             (

@@ -1,0 +1,187 @@
+"""The loss scale, evaluation, averaged weights and checkpoints of the trainer."""
+
+import json
+
+import pytest
+import torch
+
+from modeling_jmceln import JMCELNModel
+from processing.collator import ReferringCollator
+from processing.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
+from processing.trainer_metrics import TrainerMetrics, reduce_logits
+from processing.training.arguments import ReferringTrainingArguments
+from processing.training.referring_trainer import ReferringTrainer, last_complete_checkpoint
+from tests.processing.canonical_rows import canonical_row
+from tests.tiny import tiny_config, tiny_processor
+
+
+# Unequal numbers of expressions, so that a mean of means is not the mean.
+ROWS = [canonical_row(number, sentences) for number, sentences in enumerate([(4, 2), (1,), (2,), (1, 1, 3)])]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor(size={"height": 32, "width": 32})
+
+
+def make_model(**overrides):
+    torch.manual_seed(0)
+    text = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = tiny_config(**overrides)
+    for name, value in text.items():
+        setattr(config.text_config, name, value)
+    config.backbone_config.drop_path_rate = 0.0
+    return JMCELNModel(config)
+
+
+def make_trainer(folder, processor, model=None, rows=ROWS, ema_decay=None, scales=None, **arguments):
+    arguments = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "per_device_train_batch_size": 4,
+        "max_steps": 1,
+        **arguments,
+    }
+    training = ReferringTrainingArguments(**arguments)
+    expressions, referents = count_expressions(rows)
+    return ReferringTrainer(
+        model=make_model() if model is None else model,
+        args=training,
+        train_dataset=DrawnImages(rows),
+        eval_dataset=EvaluatedImages(rows, expressions, 3, training.eval_batch_size),
+        processing_class=processor,
+        data_collator=ReferringCollator(processor),
+        train_data_collator=ReferringCollator(processor, training=True),
+        train_sampler=ImageSampler(expressions, referents, epoch_unit="images"),
+        ema_decay=ema_decay,
+        learning_rate_scales=scales,
+        preprocess_logits_for_metrics=reduce_logits,
+        compute_metrics=TrainerMetrics(),
+    )
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 4), (3, 2)])
+def test_accumulated_steps_equal_one_big_batch(tmp_path, processor, batch_size, accumulation):
+    # In 64 bits, where the order of sums does not show. SGD, since Adam would hide a wrong scale of the gradients.
+    steps = {}
+    for size, times in ((4, 1), (batch_size, accumulation)):
+        trainer = make_trainer(
+            tmp_path,
+            processor,
+            model=make_model().double(),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=times,
+            optim="sgd",
+            max_steps=2,
+        )
+        collate = trainer.train_data_collator
+        trainer.train_data_collator = lambda rows, collate=collate: {
+            name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in collate(rows).items()
+        }
+        trainer.train()
+        steps[times] = losses(trainer), [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    (whole_losses, whole), (part_losses, parts) = steps[1], steps[accumulation]
+    # The model computes its loss in 32 bits.
+    assert part_losses == pytest.approx(whole_losses, rel=1e-5)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_the_loss_is_the_mean_over_expressions(tmp_path, processor):
+    trainer = make_trainer(tmp_path, processor, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    collator = ReferringCollator(processor)
+    model = make_model().eval()
+    with torch.no_grad():
+        by_image = [model(**collator([row])).loss.item() for row in ROWS]
+    counts = [len(row["expressions"]) for row in ROWS]
+    expected = sum(loss * count for loss, count in zip(by_image, counts, strict=True)) / sum(counts)
+    assert expected != pytest.approx(sum(by_image) / 4, rel=1e-3)
+    trainer.train()
+    assert losses(trainer) == [pytest.approx(expected, rel=1e-4)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_evaluation_does_not_depend_on_the_batch_size(tmp_path, processor, batch_size):
+    trainer = make_trainer(tmp_path, processor, per_device_eval_batch_size=batch_size)
+    scores = trainer.evaluate()
+    collator = ReferringCollator(processor)
+    model = make_model().eval()
+    counts = [len(row["expressions"]) for row in ROWS]
+    with torch.no_grad():
+        total = sum(model(**collator([row])).loss.item() * count for row, count in zip(ROWS, counts, strict=True))
+    assert scores["eval_loss"] == pytest.approx(total / sum(counts), rel=1e-4)
+    assert scores["eval_expressions"] == sum(counts)
+
+
+def test_encoders_learn_at_their_own_rate(tmp_path, processor):
+    trainer = make_trainer(tmp_path, processor, scales={"backbone.": 0.0, "text_model.": 0.0})
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved
+    assert not any(name.startswith(("backbone.", "text_model.")) for name in moved)
+    assert trainer.state.log_history[0]["learning_rate"] == 1e-3
+
+
+def test_the_averaged_model_is_scored_and_saved_and_the_other_trained(tmp_path, processor):
+    trainer = make_trainer(tmp_path, processor, ema_decay=0.9, max_steps=3, save_strategy="steps", save_steps=3)
+    trainer.train()
+    own = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with trainer.averaged_weights():
+        average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    assert not torch.equal(own["text_projection.weight"], average["text_projection.weight"])
+    score = trainer.evaluate()["eval_loss"]
+    trainer.weight_average = None
+    assert trainer.evaluate()["eval_loss"] != score
+    again = make_trainer(tmp_path, processor, ema_decay=0.9, max_steps=3)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    again.save_final_model(str(tmp_path / "final"))
+    saved = JMCELNModel.from_pretrained(tmp_path / "final").state_dict()
+    for name, value in saved.items():
+        assert torch.equal(value, average[name]), name
+    checkpoint = JMCELNModel.from_pretrained(tmp_path / "checkpoint-3").state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in checkpoint.items())
+
+
+def test_pass_after_pass_is_drawn_in_its_order(tmp_path, processor):
+    drawn = []
+    trainer = make_trainer(tmp_path, processor, per_device_train_batch_size=2, max_steps=6)
+    collate = trainer.train_data_collator
+
+    def recording(rows):
+        drawn.extend((int(row["image_id"]), row["visit"]) for row in rows)
+        return collate(rows)
+
+    trainer.train_data_collator = recording
+    trainer.train()
+    expected = []
+    for epoch in range(3):
+        trainer.train_sampler.set_epoch(epoch)
+        expected += [tuple(draw) for draw in trainer.train_sampler]
+    assert drawn == expected
+
+
+def test_only_complete_checkpoints_are_taken_up(tmp_path):
+    assert last_complete_checkpoint(tmp_path / "nowhere") is None
+    for step in (5, 10, 15, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        torch.save({"step": step}, folder / "optimizer.pt")
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text(json.dumps({"global_step": 5}))
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 1')
+    (tmp_path / "checkpoint-15" / "trainer_state.json").write_text(json.dumps({"global_step": 15}))
+    archive = tmp_path / "checkpoint-15" / "rng_state_1.pth"
+    torch.save({"a": torch.zeros(100)}, archive)
+    archive.write_bytes(archive.read_bytes()[:200])
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
