@@ -145,7 +145,7 @@ class ReferringTrainingArguments(TrainingArguments):
     batch_eval_metrics: bool = field(
         default=True, metadata={"help": "Must stay on: scores are summed batch by batch, so that no mask is kept."}
     )
-    report_to: str | list[str] | None = field(
+    report_to: str | None = field(
         default="tensorboard", metadata={"help": "Where to report: `tensorboard`, `none` or another integration."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})

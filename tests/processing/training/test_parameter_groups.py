@@ -73,7 +73,7 @@ def test_wrappers_do_not_change_what_a_parameter_is(model):
 
 
 def test_refuses_prefixes_that_fit_nothing_and_negative_rates(model):
-    with pytest.raises(ValueError, match="has the parts.*backbone"):
+    with pytest.raises(ValueError, match=r"has the parts.*backbone"):
         parameter_groups(model, learning_rate=1.0, weight_decay=0.0, learning_rate_scales={"vision.": 0.1})
     with pytest.raises(ValueError, match="negative"):
         parameter_groups(model, learning_rate=1.0, weight_decay=0.0, learning_rate_scales={"backbone.": -1.0})

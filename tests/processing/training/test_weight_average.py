@@ -29,9 +29,14 @@ def test_is_applied_and_taken_back_also_after_an_error():
     with torch.no_grad():
         model.weight.add_(1.0)
     changed = model.weight.clone()
-    with pytest.raises(RuntimeError, match="stop"), average.applied(model):
-        assert torch.equal(model.weight, own["weight"])
-        raise RuntimeError("stop")
+
+    def fail_inside():
+        with average.applied(model):
+            assert torch.equal(model.weight, own["weight"])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_inside()
     assert torch.equal(model.weight, changed)
 
 
