@@ -234,7 +234,10 @@ class JMCELNModel(JMCELNPreTrainedModel):
         if from_config:
             config = type(config).from_dict({**config.to_dict(), "out_features": out_features, "out_indices": None})
             return AutoBackbone.from_config(config).eval()
-        return AutoBackbone.from_pretrained(vision_model, out_features=out_features, dtype=torch.float32).eval()
+        # `AutoBackbone.from_pretrained` itself takes no folder: it asks the hub whether the name is a repository.
+        with torch.device("meta"):
+            backbone_class = type(AutoBackbone.from_config(config))
+        return backbone_class.from_pretrained(vision_model, out_features=out_features, dtype=torch.float32).eval()
 
     @staticmethod
     def _load_text_encoder(text_model: str | os.PathLike | PretrainedConfig) -> nn.Module:
@@ -248,7 +251,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
             )
         if from_config:
             return AutoModel.from_config(config).eval()
-        return AutoModel.from_pretrained(text_model, config=config, dtype=torch.float32).eval()
+        return AutoModel.from_pretrained(str(text_model), config=config, dtype=torch.float32).eval()
 
     @staticmethod
     def _measure_strides(backbone: nn.Module) -> list[int]:

@@ -1,0 +1,57 @@
+"""Defaults, copies and refusals of the configuration."""
+
+from __future__ import annotations
+
+import pytest
+
+from modeling_jmceln import JMCELNConfig
+from tests.tiny import tiny_config
+
+
+def test_defaults_are_swin_base_and_bert_base():
+    config = JMCELNConfig()
+    assert config.backbone_config.embed_dim == 128
+    assert config.backbone_config.window_size == 12
+    assert config.text_config.hidden_size == 768
+    assert config.feature_strides == [4, 8, 16, 32]
+
+
+def test_saved_config_comes_back_equal(tmp_path):
+    config = tiny_config(num_stages=4, use_alignment=False)
+    config.save_pretrained(tmp_path)
+    loaded = JMCELNConfig.from_pretrained(tmp_path)
+    assert {**loaded.to_dict(), "transformers_version": None} == {**config.to_dict(), "transformers_version": None}
+    assert "referring-image-segmentation" in loaded.custom_pipelines
+
+
+def test_dict_of_a_sub_config_is_not_changed():
+    text_config = {"model_type": "bert", "vocab_size": 99, "hidden_size": 32, "num_attention_heads": 2}
+    tiny_config(text_config=text_config)
+    assert text_config["model_type"] == "bert"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_stages": 0}, "`num_stages` must be an integer of at least 1, got 0"),
+        ({"num_stages": 1.5}, "got 1.5"),
+        ({"num_context_tokens": -1}, "`num_context_tokens`"),
+        ({"num_fusion_layers": -1}, "at least 0, got -1"),
+        ({"hidden_size": 30}, "divisible by `num_attention_heads`"),
+        ({"num_attention_heads": 1}, "must be even"),
+        ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
+        ({"dice_weight": -1.0}, "`dice_weight` must not be negative, got -1.0"),
+        ({"feature_strides": [4, 8, 16]}, "names 3 strides"),
+        ({"feature_strides": [14, 14, 14, 14]}, "twice the one before"),
+        ({"text_config": {"vocab_size": 99}}, "without `model_type`"),
+        ({"backbone_config": {"model_type": "swin", "out_features": ["stage4"]}}, "three or four feature maps"),
+    ],
+)
+def test_impossible_fields_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**fields)
+
+
+def test_wrong_type_of_sub_config_is_refused():
+    with pytest.raises(TypeError, match="`text_config` must be a configuration or a dict, got str"):
+        tiny_config(text_config="google-bert/bert-base-uncased")

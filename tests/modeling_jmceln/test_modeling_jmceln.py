@@ -1,0 +1,195 @@
+"""The whole model: inputs it refuses, precision, wrapping, saving, cost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
+
+from modeling_jmceln import JMCELNConfig, JMCELNModel
+from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
+from tests.tiny import tiny_config
+
+
+def test_refused_inputs():
+    model, inputs = random_model(), random_inputs(2, 3)
+    with pytest.raises(ValueError, match="either `pixel_values` or `image_features`"):
+        model(input_ids=inputs["input_ids"])
+    with pytest.raises(ValueError, match="either `pixel_values` or `image_features`"):
+        model(**inputs, image_features=model.get_image_features(inputs["pixel_values"]))
+    with pytest.raises(ValueError, match="`input_ids` are missing"):
+        model(pixel_values=inputs["pixel_values"])
+    with pytest.raises(ValueError, match="2 images but expressions for 1"):
+        model(pixel_values=inputs["pixel_values"], input_ids=inputs["input_ids"][:1])
+    with pytest.raises(ValueError, match="must both have the shape"):
+        model(**{**inputs, "attention_mask": inputs["attention_mask"][:, 0]})
+    with pytest.raises(ValueError, match=r"`labels` must have the shape \(2, 3, 64, 64\)"):
+        model(**inputs, labels=torch.zeros(2, 3, 32, 32, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"\(batch, 3, height, width\), got \(3, 64, 64\)"):
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][0]})
+    with pytest.raises(ValueError, match="got \\(0, 3, 64, 64\\)"):
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][:0]})
+
+
+def test_wrong_strides_are_named():
+    model, inputs = random_model(), random_inputs(1, 1)
+    model.config.feature_strides = [8, 16, 32, 64]
+    with pytest.raises(ValueError, match=r"`feature_strides=\[8, 16, 32, 64\]` want \(8, 8\)"):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@torch.no_grad()
+def test_half_precision_is_close_to_single(dtype, implementation):
+    model, inputs = random_model(), random_inputs(2, 2)
+    inputs["attention_mask"][0, 0, 4:] = 0
+    inputs["attention_mask"][1, 1] = 0
+    model.set_attn_implementation(implementation)
+    probabilities = model(**inputs).logits.sigmoid()
+    half = model.to(dtype)(**{**inputs, "pixel_values": inputs["pixel_values"].to(dtype)})
+    assert half.logits.dtype == dtype
+    assert (half.logits.float().sigmoid() - probabilities)[0].abs().mean() < 0.02
+
+
+def test_autocast_trains():
+    model, inputs = random_model().train(), random_inputs(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(**inputs, labels=random_labels(inputs)).loss
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradient_checkpointing_gives_the_same_gradients(use_reentrant):
+    gradients = []
+    for checkpointing in (False, True):
+        model, inputs = random_model(num_stages=3).train(), random_inputs(2, 2)
+        for module in model.modules():
+            # Swin drops paths and BERT drops units at random, in another order when recomputed without the state.
+            if "Drop" in type(module).__name__:
+                module.eval()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+            assert model.is_gradient_checkpointing
+        model(**inputs, labels=random_labels(inputs)).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_save_and_load_bit_for_bit(tmp_path):
+    model = random_model()
+    model.save_pretrained(tmp_path, max_shard_size="500kB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    for loader in (JMCELNModel, AutoModel):
+        loaded = loader.from_pretrained(tmp_path)
+        assert isinstance(loaded, JMCELNModel)
+        for (name, ours), (loaded_name, theirs) in zip(
+            model.state_dict().items(), loaded.state_dict().items(), strict=True
+        ):
+            assert name == loaded_name
+            assert torch.equal(ours, theirs)
+    inputs = random_inputs()
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_truncated_checkpoint_is_refused(tmp_path):
+    random_model().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(Exception, match=r"(?i)header|deserializ|incomplete"):
+        JMCELNModel.from_pretrained(tmp_path)
+
+
+def test_resize_token_embeddings():
+    model = random_model()
+    model.resize_token_embeddings(120)
+    assert model.config.text_config.vocab_size == 120
+    inputs = random_inputs()
+    inputs["input_ids"][..., 0] = 119
+    assert model(**inputs).logits.isfinite().all()
+
+
+def test_lora_on_the_attention_layers():
+    peft = pytest.importorskip("peft")
+    model, inputs = random_model(), random_inputs()
+    expected = model(**inputs).logits
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["presence_head"])
+    )
+    torch.testing.assert_close(adapted(**inputs).logits, expected)
+    adapted(**inputs, labels=random_labels(inputs)).loss.backward()
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.grad is not None}
+    assert any("lora_A" in name for name in trained)
+    assert all("lora_" in name or "modules_to_save" in name for name in trained)
+
+
+@pytest.mark.slow
+def test_compiled_model_gives_the_same_logits_and_gradients():
+    model, inputs = random_model(), random_inputs()
+    labels = random_labels(inputs)
+    expected = model(**inputs, labels=labels)
+    expected.loss.backward()
+    gradient = model.presence_head.hidden.weight.grad.clone()
+    model.zero_grad()
+    # What can break is the capture of one whole graph; the code generator behind it takes minutes on a small machine.
+    compiled = torch.compile(model, backend="aot_eager")
+    outputs = compiled(**inputs, labels=labels)
+    outputs.loss.backward()
+    torch.testing.assert_close(outputs.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.presence_head.hidden.weight.grad, gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_tuple_output():
+    model, inputs = random_model(), random_inputs()
+    outputs = model(**inputs, return_dict=False)
+    assert torch.equal(outputs[0], model(**inputs).logits)
+
+
+def count_flops(config: JMCELNConfig, expressions: int, size: int) -> dict[str, float]:
+    with torch.device("meta"):
+        model = JMCELNModel(config)
+    # Zeros cost as many operations as trained weights, and no time to draw.
+    model = model.to_empty(device="cpu").eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.zero_()
+    inputs = random_inputs(1, expressions, 20, height=size, width=size)
+    with FlopCounterMode(display=False, depth=2) as counter:
+        model(**inputs)
+    return {name.removeprefix("JMCELNModel."): sum(c.values()) / 1e9 for name, c in counter.get_flop_counts().items()}
+
+
+@torch.no_grad()
+def test_cost_at_swin_base_and_bert_base_stays_in_the_budget():
+    # The encoders' depth changes nothing of what comes after them, so one layer each does.
+    config = JMCELNConfig(attn_implementation="eager")
+    config.backbone_config.depths = [1, 1, 1, 1]
+    config.text_config.num_hidden_layers = 1
+    one, two = (count_flops(config, count, 480) for count in (1, 2))
+    assert one["Global"] - one["backbone"] - one["text_model"] < 25
+    for part in ("backbone", "pixel_decoder", "upsampler"):
+        assert one[part] == two[part]
+    further = (two["Global"] - two["text_model"]) - (one["Global"] - one["text_model"])
+    assert further < 15
+
+
+def test_config_in_the_folder_names_the_code(tmp_path):
+    random_model().save_pretrained(tmp_path)
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map == {
+        "AutoConfig": "configuration_jmceln.JMCELNConfig",
+        "AutoModel": "modeling_jmceln.JMCELNModel",
+    }
+
+
+def test_even_the_smallest_variants_run():
+    for overrides in ({"num_stages": 1}, {"num_fusion_layers": 0, "num_image_layers": 0}, {"num_stages": 5}):
+        model = JMCELNModel(tiny_config(**overrides)).eval()
+        outputs = model(**random_inputs())
+        assert outputs.logits.shape == (2, 3, 64, 64)

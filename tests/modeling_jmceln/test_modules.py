@@ -1,0 +1,198 @@
+"""What single parts promise: alignment, contextual embedding, upsampling, losses, presence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_jmceln.alignment import JMCELNProgressiveAlignment
+from modeling_jmceln.attention import sine_position_embedding
+from modeling_jmceln.losses import dice_loss, expression_losses
+from modeling_jmceln.upsampling import JMCELNConvexUpsampler
+from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
+from tests.tiny import tiny_config
+
+
+@pytest.mark.parametrize(("bias", "which"), [(1e4, "prediction"), (-1e4, "previous")])
+def test_open_filter_gives_the_prediction_and_shut_filter_the_previous_mask(bias, which):
+    alignment = JMCELNProgressiveAlignment(tiny_config())
+    nn.init.zeros_(alignment.filter.weight)
+    nn.init.constant_(alignment.filter.bias, bias)
+    masks = {"prediction": torch.randn(2, 5, 7), "previous": torch.randn(2, 5, 7)}
+    aligned, alignment_filter = alignment(torch.randn(2, 5, 7, 16), **masks)
+    assert torch.equal(aligned, masks[which])
+    assert torch.equal(alignment_filter, torch.full_like(alignment_filter, float(bias > 0)))
+
+
+@torch.no_grad()
+def test_shut_filters_carry_the_first_mask_through_the_whole_model():
+    model = random_model(num_stages=3)
+    for stage in model.cascade.stages[1:]:
+        nn.init.zeros_(stage.alignment.filter.weight)
+        nn.init.constant_(stage.alignment.filter.bias, -1e4)
+    first, *_, last = model(**random_inputs()).stage_logits
+    expected = nn.functional.interpolate(first, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(nn.functional.interpolate(expected, scale_factor=2, mode="bilinear"), last)
+
+
+@torch.no_grad()
+def test_alignment_starts_open():
+    filters = random_model(num_stages=3)(**random_inputs()).alignment_filters
+    assert len(filters) == 2
+    assert all(alignment_filter.mean() > 0.6 for alignment_filter in filters)
+
+
+def test_plain_cascade_has_about_the_same_size():
+    full = random_model().num_parameters()
+    assert random_model(use_contextual_embedding=False).num_parameters() == full
+    assert random_model(use_alignment=False).num_parameters() == pytest.approx(full, rel=0.03)
+    plain = random_model(use_contextual_embedding=False, use_alignment=False)
+    assert plain.num_parameters() == pytest.approx(full, rel=0.03)
+    assert plain(**random_inputs()).alignment_filters is None
+
+
+@torch.no_grad()
+def test_without_contextual_embedding_tokens_know_only_the_words():
+    inputs = random_inputs(2, 2)
+    other_image = {**inputs, "pixel_values": -inputs["pixel_values"]}
+    plain = random_model(use_contextual_embedding=False)
+    for one, other in zip(
+        plain(**inputs).contextual_embeddings, plain(**other_image).contextual_embeddings, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    full = random_model()
+    one, other = (full(**each).contextual_embeddings[0] for each in (inputs, other_image))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+@torch.no_grad()
+def test_masked_heads_of_the_writer_look_where_the_mask_is():
+    model = random_model()
+    writer = model.cascade.stages[1].writer
+    pixels, positions = torch.randn(1, 64, 32), torch.zeros(1, 64, 32)
+    probabilities = torch.zeros(1, 64)
+    probabilities[:, :8] = 1
+    _, weights = writer(
+        torch.randn(1, 4, 32), torch.randn(1, 3, 32), torch.zeros(1, 1, 1, 3), pixels, positions, probabilities, True
+    )
+    # keys: 3 words, 4 tokens, 64 pixels
+    on_pixels = weights[..., 7:] / weights[..., 7:].sum(-1, keepdim=True)
+    inside = on_pixels[..., :8].sum(-1)
+    assert (inside[:, :2] > 0.95).all()
+    assert (inside[:, 2:] < 0.5).all()
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+@torch.no_grad()
+def test_upsampler_starts_as_bilinear_interpolation(stride):
+    config = tiny_config(feature_strides=[stride, 2 * stride, 4 * stride, 8 * stride])
+    upsampler = JMCELNConvexUpsampler(config)
+    nn.init.zeros_(upsampler.weights.weight)
+    line = upsampler.initial_bias().exp() - 1e-2
+    upsampler.weights.bias.copy_(line.clamp(min=1e-12).log())
+    logits = torch.randn(2, 3, 5, 6)
+    weights = upsampler(torch.randn(2, 3, 5 * stride, 6 * stride), torch.randn(2, 5, 6, 16))
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, 5 * stride, 6 * stride))
+    expected = nn.functional.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(upsampler.upsample(logits, weights), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_upsampler_against_a_loop_over_pixels():
+    upsampler = JMCELNConvexUpsampler(tiny_config())
+    logits = torch.randn(1, 1, 3, 4)
+    weights = torch.rand(1, 9, 11, 15).softmax(1)
+    upsampled = upsampler.upsample(logits, weights)
+    for row in range(11):
+        for column in range(15):
+            value = 0.0
+            for neighbour in range(9):
+                cell_row = min(max(row // 4 + neighbour // 3 - 1, 0), 2)
+                cell_column = min(max(column // 4 + neighbour % 3 - 1, 0), 3)
+                value += weights[0, neighbour, row, column] * logits[0, 0, cell_row, cell_column]
+            torch.testing.assert_close(upsampled[0, 0, row, column], value)
+
+
+def test_positions_are_relative_to_the_image():
+    coarse = sine_position_embedding(3, 3, 32, torch.device("cpu"), torch.float32)
+    fine = sine_position_embedding(9, 9, 32, torch.device("cpu"), torch.float32)
+    torch.testing.assert_close(coarse[0, 4], fine[0, 40])
+    assert coarse.shape == (1, 9, 32)
+
+
+def test_dice_loss_against_its_formula():
+    probabilities, targets = torch.rand(3, 4, 4), torch.randint(0, 2, (3, 4, 4)).float()
+    for loss, probability, target in zip(
+        dice_loss(probabilities, targets, torch.ones(3, 4, 4)), probabilities, targets, strict=True
+    ):
+        expected = 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_perfect_logits_have_almost_no_loss_and_wrong_ones_much():
+    config = tiny_config()
+    labels = torch.zeros(2, 64, 64, dtype=torch.long)
+    labels[0, 16:48, 16:48] = 1
+    stages = tuple(
+        nn.functional.avg_pool2d((labels * 40.0 - 20)[:, None], 64 // size).squeeze(1) for size in (4, 8, 16)
+    )
+    presence = torch.tensor([20.0, -20.0])
+
+    def losses(sign: float) -> torch.Tensor:
+        return expression_losses(
+            sign * (labels * 40.0 - 20),
+            tuple(sign * stage for stage in stages),
+            sign * presence,
+            labels,
+            (64, 64),
+            config,
+        )
+
+    assert (losses(1.0) < 0.01).all()
+    assert (losses(-1.0) > 10).all()
+
+
+def test_ignored_pixels_count_for_nothing():
+    model, inputs = random_model(), random_inputs(1, 2)
+    labels = random_labels(inputs)
+    ignored = labels.clone()
+    ignored[..., 40:, :] = 255
+    ignored_too = labels.clone()
+    ignored_too[..., 40:, :] = -100
+    loss = model(**inputs, labels=ignored).loss
+    torch.testing.assert_close(model(**inputs, labels=ignored_too).loss, loss)
+    assert not torch.isclose(model(**inputs, labels=labels).loss, loss)
+    everything = torch.full_like(labels, 255)
+    everything[:, 0] = labels[:, 0]
+    assert model(**inputs, labels=everything).loss.isfinite()
+
+
+def test_all_background_is_learned_as_no_target():
+    model, inputs = random_model(), random_inputs(1, 2)
+    labels = torch.zeros(1, 2, 64, 64, dtype=torch.long)
+    labels[:, 0, :32, :32] = 1
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(60):
+        model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    outputs = model(**inputs)
+    assert outputs.presence_logits[0, 0] > 1
+    assert outputs.presence_logits[0, 1] < -1
+    predicted = outputs.logits[0, 0] > 0
+    target = labels[0, 0] == 1
+    assert (predicted & target).sum() / (predicted | target).sum() > 0.9
+
+
+def test_loss_of_parts_adds_up_to_the_loss_of_the_whole():
+    model, inputs = random_model(), random_inputs(2, 3)
+    inputs["attention_mask"][1, 2] = 0
+    labels = random_labels(inputs)
+    whole = model(**inputs, labels=labels).loss
+    parts = [
+        model(**{name: value[image : image + 1] for name, value in inputs.items()}, labels=labels[image : image + 1],
+              num_items_in_batch=torch.tensor(5)).loss
+        for image in range(2)
+    ]  # fmt: skip
+    torch.testing.assert_close(sum(parts), whole)
