@@ -5,10 +5,10 @@
 | `appearance` | RefCOCO+ | "small striped red star" | every attribute named: dropping one lets another object in |
 | `position` | RefCOCO | "second star from the left" | place in the picture, of three or more that fit the head |
 | `relation` | RefCOCOg | "the star left of the red ring" | one anchor and one relation to it |
-| `chain2` | RefCOCOg | "the star left of the ring above the box" | an anchor that has to be found by its own relation |
+| `chain2` | RefCOCOg | "the star left of the ring above the box" | an anchor found by its own relation |
 | `chain3` | RefCOCOg | "the star left of the ring above the box nearest the heart" | the same, once more |
-| `comparison` | RefCOCOg | "the star of the same color as the box", "the largest ring" | attributes and sizes held together |
-| `multiple` | gRefCOCO | "all the small rings", "the three leftmost stars" | two or more targets, their union is the mask |
+| `comparison` | RefCOCOg | "the star of the same color as the box" | attributes and sizes held together |
+| `multiple` | gRefCOCO | "all the small rings" | two or more targets, their union is the mask |
 | `no_target` | gRefCOCO | "the red star" where stars are blue and rings red | a near miss: the mask is empty |
 
 On `position`, `relation`, `chain2`, `chain3` and `comparison` the head noun phrase fits three or more objects besides

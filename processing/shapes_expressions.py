@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -60,8 +60,8 @@ _FEWEST_CANDIDATES = 3
 # Number of attributes named -> how readily the phrase is used as a head. Long heads are rare in speech.
 _HEAD_WEIGHT = (0.5, 1.0, 1.0, 0.4)
 _CHAIN_DRAWS = 384
-_LINKS_KEPT = 160
-_GROWN_KEPT = 16
+_LINKS_KEPT = 128
+_GROWN_KEPT = 10
 # How often a target may be the nearest to its anchor, or the outermost in its direction: chance among three or four.
 _SHORTCUT_SHARE = 0.3
 _MOST_FOR_A_DROPPED_HOP = 0.5
@@ -92,11 +92,10 @@ def _bits(flags: np.ndarray) -> np.ndarray:
     return flags @ (1 << np.arange(flags.shape[-1]))
 
 
-def _members(bits: int) -> Iterator[int]:
-    while bits:
-        lowest = bits & -bits
-        yield lowest.bit_length() - 1
-        bits ^= lowest
+@cache
+def _members(bits: int) -> tuple[int, ...]:
+    """The objects of a bit set, ascending."""
+    return tuple(index for index in range(bits.bit_length()) if bits >> index & 1)
 
 
 class SceneTables:
@@ -106,6 +105,7 @@ class SceneTables:
         objects = scene.objects
         count = len(objects)
         self.scene = scene
+        self._steps: dict[tuple[int, int], list[int]] = {}
         self.everything = (1 << count) - 1
         self.x = np.array([shape.x for shape in objects])
         self.y = np.array([shape.y for shape in objects])
@@ -192,6 +192,13 @@ class SceneTables:
         with np.errstate(invalid="ignore"):
             return key.argmin(-1), np.isfinite(two[..., 1]) & (two[..., 1] - two[..., 0] >= margin)
 
+    def steps(self, hop: int, head: int) -> list[int]:
+        """For each anchor, the bit set of what the head phrase and the relation lead to from it."""
+        key = (hop, head)
+        if key not in self._steps:
+            self._steps[key] = self.sets[hop, head].tolist()
+        return self._steps[key]
+
     @cached_property
     def regions(self) -> tuple[np.ndarray, np.ndarray]:
         """Bit sets of the objects surely and perhaps inside each of `REGIONS`."""
@@ -236,10 +243,15 @@ class SceneTables:
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """Hops from the head inwards, each (relation, head phrase) as table indices, and the object they end at."""
+    """Hops from the head inwards, each (relation, head phrase) as table indices, and the anchor of the last.
+
+    `end` is the object that the head names, and `mentioned` the bit set of all objects passed, both ends included.
+    """
 
     hops: tuple[tuple[int, int], ...]
     anchor: int
+    end: int
+    mentioned: int
 
 
 # What a form of expression yields: its meaning, and the bit set of its targets.
@@ -263,8 +275,8 @@ class ExpressionWriter:
             "appearance": ((1.0, self._appearance),),
             "position": ((0.6, self._ranked_by_place), (0.4, self._in_region)),
             "relation": ((1.0, self._relation),),
-            "chain2": ((1.0, lambda: self._chain(2)),),
-            "chain3": ((1.0, lambda: self._chain(3)),),
+            "chain2": ((1.0, lambda: self._chain(self._links)),),
+            "chain3": ((1.0, lambda: self._chain(self._longer_links)),),
             "comparison": ((0.35, self._size_extreme), (0.5, self._same_as), (0.15, self._size_than)),
             "multiple": (
                 (0.22, self._all_that_look),
@@ -282,7 +294,7 @@ class ExpressionWriter:
                 (0.10, lambda: self._in_region(none=True)),
                 (0.10, lambda: self._same_as(least=0)),
                 (0.08, self._missing_anchor),
-                (0.07, lambda: self._chain(2, none=True)),
+                (0.07, self._dead_end),
                 (0.05, lambda: self._size_than(least=0)),
             ),
         }
@@ -300,7 +312,7 @@ class ExpressionWriter:
             found = forms[turn]()
             if found is not None:
                 query, targets = found
-                return Expression(word_query(query, self.rng), level, query, tuple(_members(targets)))
+                return Expression(word_query(query, self.rng), level, query, _members(targets))
         return None
 
     # Drawing lots
@@ -397,31 +409,28 @@ class ExpressionWriter:
         if drawn is None:
             return None
         hop, head, anchor = drawn
-        query = self._chain_query(_Chain(((hop, head),), anchor))
+        query = self._chain_query(((hop, head),), anchor)
         return None if query is None else (query, 1 << int(tables.answer[drawn]))
 
     def _related(self, least: int) -> _Found | None:
         """All that lie some way from an anchor: two or more of them, or (`least=0`) none."""
         tables = self.tables
         sets = tables.sets[:4]
-        count = _POPCOUNT[sets]
         good = ((tables.head_bits[:, None] & tables.towards_unclear[:, None, :]) == 0) & tables.can_anchor
-        good &= (tables.candidates >= 2) & (
-            count == 0 if least == 0 else (count >= least) & (count < tables.candidates)
-        )
+        good &= self._fits(_POPCOUNT[sets], least)
         drawn = self._draw(good * tables.head_weight[:, None])
         if drawn is None:
             return None
         hop, head, anchor = drawn
         several = least > 1 or self.rng.random() < _PLURAL_SHARE
-        query = self._chain_query(_Chain(((hop, head),), anchor), several)
+        query = self._chain_query(((hop, head),), anchor, several)
         return None if query is None else (query, int(sets[drawn]))
 
-    def _chain_query(self, chain: _Chain, several: bool = False) -> Query | None:
-        query = self._describe(chain.anchor)
+    def _chain_query(self, hops: tuple[tuple[int, int], ...], anchor: int, several: bool = False) -> Query | None:
+        query = self._describe(anchor)
         if query is None:
             return None
-        for depth, (hop, head) in reversed(list(enumerate(chain.hops))):
+        for depth, (hop, head) in reversed(list(enumerate(hops))):
             phrase = self.tables.heads[head]
             plural = several and depth == 0
             if hop < len(DIRECTIONS):
@@ -431,114 +440,103 @@ class ExpressionWriter:
         return query
 
     @cached_property
-    def _links(self) -> tuple[list[_Chain], np.ndarray]:
-        """Single relations that name one object of at least two, and that object."""
+    def _links(self) -> list[_Chain]:
+        """Single relations that name one object of at least two."""
         tables = self.tables
         good = tables.settled & tables.can_anchor & (tables.candidates >= 2)
-        good = good & (tables.head_weight > 0.4)[:, None]
         hop, head, anchor = np.nonzero(good)
         # Even out the hops here too, and cap the number: a scene has hundreds of links.
-        keep = self._in_random_order(_HOP_WEIGHTS[hop] / np.bincount(hop, minlength=len(_HOPS))[hop])[:_LINKS_KEPT]
-        chains = [_Chain(((int(hop[i]), int(head[i])),), int(anchor[i])) for i in keep]
-        return chains, tables.answer[hop[keep], head[keep], anchor[keep]]
+        share = _HOP_WEIGHTS[hop] * tables.head_weight[head] / np.bincount(hop, minlength=len(_HOPS))[hop]
+        keep = self._in_random_order(share)[:_LINKS_KEPT]
+        end = tables.answer[hop, head, anchor]
+        return [
+            _Chain(((h, p),), a, e, 1 << a | 1 << e)
+            for h, p, a, e in zip(*(column[keep].tolist() for column in (hop, head, anchor, end)), strict=True)
+        ]
 
-    def _chain(self, length: int, none: bool = False) -> _Found | None:
-        """An expression of `length` relations; with `none` its last step leads to nothing."""
-        inner, ends = self._links
-        for last in range(2, length):
-            del last
-            grown = list(self._grow(inner, ends, least=2, most=_GROWN_KEPT))
-            inner, ends = [chain for chain, _ in grown], np.array([end for _, end in grown], dtype=int)
-        if none:
-            return self._dead_end(inner, ends)
-        for chain, target in self._grow(inner, ends, least=_FEWEST_CANDIDATES, most=1):
-            query = self._chain_query(chain)
+    @cached_property
+    def _longer_links(self) -> list[_Chain]:
+        """Chains of two relations that name one object of at least two."""
+        return list(self._grow(self._links, least=2, most=_GROWN_KEPT))
+
+    def _chain(self, inner: list[_Chain]) -> _Found | None:
+        for chain in self._grow(inner, least=_FEWEST_CANDIDATES, most=1):
+            query = self._chain_query(chain.hops, chain.anchor)
             if query is not None:
-                return query, 1 << target
+                return query, 1 << chain.end
         return None
 
-    def _draw_hops(self, inner: list[_Chain], draws: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw_hops(self, inner: list[_Chain]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Random triples of a chain to extend, a relation and a head phrase."""
         tables = self.tables
-        weight = np.cumsum(_HOP_WEIGHTS[:, None] * tables.head_weight)
-        place = np.searchsorted(weight, self.rng.random(draws) * weight[-1], side="right")
+        total = np.cumsum(_HOP_WEIGHTS[:, None] * tables.head_weight)
+        place = np.searchsorted(total, self.rng.random(_CHAIN_DRAWS) * total[-1], side="right")
         hop, head = np.divmod(place, len(tables.heads))
-        return self.rng.integers(len(inner), size=draws), hop, head
+        return self.rng.integers(len(inner), size=_CHAIN_DRAWS), hop, head
 
-    def _grow(self, inner: list[_Chain], ends: np.ndarray, least: int, most: int) -> Iterator[tuple[_Chain, int]]:
-        """Chains one relation longer whose every hop counts, at most `most`, with their targets."""
+    def _grow(self, inner: list[_Chain], least: int, most: int) -> Iterator[_Chain]:
+        """At most `most` chains one relation longer, whose every hop counts."""
         if not inner:
             return
         tables = self.tables
-        which, hop, head = self._draw_hops(inner, _CHAIN_DRAWS)
-        mentioned = np.array([self._mentioned(chain) for chain in inner])[which]
-        target = tables.answer[hop, head, ends[which]]
-        good = tables.settled[hop, head, ends[which]] & ((mentioned >> target) & 1 == 0)
+        which, hop, head = self._draw_hops(inner)
+        end, anchor, mentioned = np.array([(chain.end, chain.anchor, chain.mentioned) for chain in inner])[which].T
+        target = tables.answer[hop, head, end]
+        good = tables.settled[hop, head, end] & ((mentioned >> target) & 1 == 0)
         good &= _POPCOUNT[tables.head_bits[head] & ~mentioned] >= least
-        spare: tuple[_Chain, int] | None = None
+        # Going straight from the innermost anchor must not lead there, nor, by the shares, the two shortcuts.
+        good &= tables.sets[hop, head, anchor] != 1 << target
+        towards = hop < len(DIRECTIONS)
+        near = towards & ((target == tables.nearest[head, end]) | (target == tables.nearest[head, anchor]))
+        outer = towards & (target == tables.outermost[np.minimum(hop, 3), head])
         shy_of_near, shy_of_outer = self.rng.random(2) >= _SHORTCUT_SHARE
-        for i in np.flatnonzero(good):
-            chain = _Chain(((int(hop[i]), int(head[i])), *inner[which[i]].hops), inner[which[i]].anchor)
-            end = int(target[i])
-            if not self._every_hop_counts(chain, end):
-                continue
-            near = end in (tables.nearest[head[i], ends[which[i]]], tables.nearest[head[i], chain.anchor])
-            outer = hop[i] < 4 and end == tables.outermost[hop[i], head[i]]
-            if (shy_of_near and near and hop[i] < 4) or (shy_of_outer and outer):
-                spare = spare or (chain, end)
-                continue
-            yield chain, end
-            most -= 1
-            if not most:
-                return
-        if spare is not None:
-            yield spare
-
-    def _mentioned(self, chain: _Chain) -> int:
-        """Bit set of the objects that a chain passes, its anchor and its end included."""
-        bits, at = 1 << chain.anchor, chain.anchor
-        for hop, head in reversed(chain.hops):
-            at = int(self.tables.answer[hop, head, at])
-            bits |= 1 << at
-        return bits
+        shortcut = (near & shy_of_near) | (outer & shy_of_outer)
+        # Chains without a shortcut first, the others only if there are none.
+        for i in (*np.flatnonzero(good & ~shortcut), *np.flatnonzero(good & shortcut)):
+            link, found = inner[which[i]], int(target[i])
+            hops = ((int(hop[i]), int(head[i])), *link.hops)
+            if self._every_hop_counts(hops, link.anchor, found):
+                yield _Chain(hops, link.anchor, found, link.mentioned | 1 << found)
+                most -= 1
+                if not most:
+                    return
 
     def _reach(self, hops: Iterable[tuple[int, int]], chances: dict[int, float]) -> dict[int, float]:
         """Where a reader ends who follows `hops` inside out from random starts, choosing blindly among what fits."""
-        for hop, head in reversed(list(hops)):
+        for hop, head in hops:
+            steps = self.tables.steps(hop, head)
             following: dict[int, float] = {}
             for start, chance in chances.items():
-                bits = int(self.tables.sets[hop, head, start])
-                for member in _members(bits):
-                    following[member] = following.get(member, 0.0) + chance / bits.bit_count()
+                members = _members(steps[start])
+                for member in members:
+                    following[member] = following.get(member, 0.0) + chance / len(members)
             chances = following
         return chances
 
-    def _every_hop_counts(self, chain: _Chain, target: int) -> bool:
+    def _every_hop_counts(self, hops: tuple[tuple[int, int], ...], anchor: int, target: int) -> bool:
         """Whether readers who drop the end of the chain mostly fail, and readers who skip a part of it go wrong."""
-        hops = chain.hops
         for cut in range(1, len(hops)):
-            bits = int(self.tables.head_bits[hops[cut][1]])
-            starts = {member: 1.0 / bits.bit_count() for member in _members(bits)}
-            if self._reach(hops[:cut], starts).get(target, 0.0) > _MOST_FOR_A_DROPPED_HOP:
+            starts = _members(int(self.tables.head_bits[hops[cut][1]]))
+            chances = self._reach(reversed(hops[:cut]), dict.fromkeys(starts, 1.0 / len(starts)))
+            if chances.get(target, 0.0) > _MOST_FOR_A_DROPPED_HOP:
                 return False
-        anchored = {chain.anchor: 1.0}
         skipped = [hops[:cut] + hops[cut + 1 :] for cut in range(1, len(hops))]
         skipped += [((hop, hops[0][1]),) for hop, _ in hops]
-        return all(self._reach(shorter, anchored).keys() != {target} for shorter in skipped)
+        return all(self._reach(reversed(shorter), {anchor: 1.0}).keys() != {target} for shorter in skipped)
 
-    def _dead_end(self, inner: list[_Chain], ends: np.ndarray) -> _Found | None:
-        """A chain whose anchor is there, but nothing stands in the first relation to it."""
+    def _dead_end(self) -> _Found | None:
+        """Two relations of which the outer leads to nothing, though its anchor is there."""
+        tables, inner = self.tables, self._links
         if not inner:
             return None
-        tables = self.tables
-        which, hop, head = self._draw_hops(inner, _CHAIN_DRAWS)
-        good = (hop < 4) & (tables.candidates[head, ends[which]] >= 2)
-        hop = np.minimum(hop, 3)
-        bits = tables.head_bits[head]
-        good &= (bits & (tables.towards | tables.towards_unclear)[hop, ends[which]]) == 0
+        which, hop, head = self._draw_hops(inner)
+        end = np.array([chain.end for chain in inner])[which]
+        towards = np.minimum(hop, len(DIRECTIONS) - 1)
+        good = (hop == towards) & (tables.candidates[head, end] >= 2)
+        good &= (tables.head_bits[head] & (tables.towards | tables.towards_unclear)[towards, end]) == 0
         for i in np.flatnonzero(good)[:1]:
-            chain = inner[which[i]]
-            query = self._chain_query(_Chain(((int(hop[i]), int(head[i])), *chain.hops), chain.anchor))
+            link = inner[which[i]]
+            query = self._chain_query(((int(hop[i]), int(head[i])), *link.hops), link.anchor)
             return None if query is None else (query, 0)
         return None
 
@@ -607,10 +605,9 @@ class ExpressionWriter:
 
     def _describe_by_relation(self, index: int, without: str) -> Query | None:
         """A phrase that fits several objects and a relation that leaves this one."""
-        chains, ends = self._links
-        for place in np.flatnonzero(ends == index):
-            if getattr(self.tables.heads[chains[place].hops[0][1]], without) is None:
-                return self._chain_query(chains[place])
+        for link in self._links:
+            if link.end == index and getattr(self.tables.heads[link.hops[0][1]], without) is None:
+                return self._chain_query(link.hops, link.anchor)
         return None
 
     # Several targets

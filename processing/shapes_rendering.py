@@ -77,43 +77,41 @@ def signed_distance(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _octaves(rng: np.random.Generator, side: int, channels: int) -> np.ndarray:
-    """Smooth noise in about [-1, 1] with detail at several scales, `(side, side, channels)` float32."""
-    total = np.zeros((side, side, channels), dtype=np.float32)
-    for cells, strength in ((3, 1.0), (8, 0.55), (24, 0.3)):
-        grid = rng.standard_normal((channels, cells, cells)).astype(np.float32)
+    """Smooth noise in about [-1, 1] with detail at several scales, `(channels, side, side)` float32."""
+    total = np.zeros((channels, side, side), dtype=np.float32)
+    for cells, strength in ((3, 0.5), (8, 0.28), (24, 0.15)):
+        grid = np.float32(strength) * rng.standard_normal((channels, cells, cells), dtype=np.float32)
         for channel in range(channels):
             layer = Image.fromarray(grid[channel]).resize((side, side), Image.Resampling.BICUBIC)
-            total[..., channel] += strength * np.asarray(layer)
-    return total / 2.0
+            total[channel] += np.asarray(layer)
+    return total
 
 
 def _background(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
-    """`(side, side, 3)` float32 in 0..255; muted, so that the named colours stand out."""
-    level = rng.uniform(90.0, 185.0)
-    base = level + rng.uniform(-22.0, 22.0, size=3)
+    """`(3, side, side)` float32 in about 0..255; muted, so that the named colours stand out."""
+    base, other = rng.uniform(85.0, 190.0, size=(2, 1, 1, 1)) + rng.uniform(-26.0, 26.0, size=(2, 3, 1, 1))
+    base, other = base.astype(np.float32), other.astype(np.float32)
     if kind == "plain":
-        return np.broadcast_to(base.astype(np.float32), (side, side, 3)).copy()
-    other = rng.uniform(80.0, 195.0) + rng.uniform(-30.0, 30.0, size=3)
+        return np.broadcast_to(base, (3, side, side)).copy()
     if kind == "gradient":
         angle = rng.uniform(0.0, 2.0 * math.pi)
-        ramp = np.linspace(-0.5, 0.5, side, dtype=np.float32)
-        mix = (0.5 + 0.7 * (ramp[None, :] * math.cos(angle) + ramp[:, None] * math.sin(angle)))[..., None]
-    else:
-        noise = _octaves(rng, side, 2)
-        mix = 0.5 + 0.6 * noise[..., :1]
-        base = base + 22.0 * noise[..., 1:]
-    return (base * (1.0 - mix) + other * mix).astype(np.float32)
+        ramp = np.linspace(-0.35, 0.35, side, dtype=np.float32)
+        mix = 0.5 + np.float32(math.cos(angle)) * ramp[None, :] + np.float32(math.sin(angle)) * ramp[:, None]
+        return base + mix * (other - base)
+    noise = _octaves(rng, side, 2)
+    grain = rng.integers(-9, 10, size=(3, side, side), dtype=np.int8)
+    return base + (0.5 + 0.6 * noise[0]) * (other - base) + (22.0 * noise[1] + grain)
 
 
 def _pattern(texture: str, u: np.ndarray, v: np.ndarray, angle: float, period: float) -> np.ndarray | None:
-    """Where the second colour shows, as booleans; `None` for a solid object. All lengths in pixels."""
+    """Where the second colour shows, as booleans; `None` for a solid object. `period` is in the units of `u`, `v`."""
     if texture == "solid":
         return None
-    cosine, sine = math.cos(angle), math.sin(angle)
-    along = (cosine * u + sine * v) / period
+    cosine, sine = math.cos(angle) / period, math.sin(angle) / period
+    along = cosine * u + sine * v
     if texture == "striped":
         return along - np.floor(along) < 0.45
-    aside = (cosine * v - sine * u) / period
+    aside = cosine * v - sine * u
     return np.hypot(along - np.round(along), aside - np.round(aside)) < 0.33
 
 
@@ -136,33 +134,33 @@ def render_scene(scene: Scene, image_size: int = 128) -> tuple[np.ndarray, np.nd
     rng = np.random.default_rng(scene.look_seed)
     canvas = _background(rng, scene.background, image_size)
     owners = np.full((image_size, image_size), -1, dtype=np.int8)
-    looks = rng.random((len(scene.objects), 6))
+    looks = rng.random((len(scene.objects), 5), dtype=np.float32)
     for index, (shape, look) in enumerate(zip(scene.objects, looks, strict=True)):
         size = shape.scale * image_size
         centre_x, centre_y = shape.x * image_size - 0.5, shape.y * image_size - 0.5
         reach = REACH[shape.kind] * size + 1.0
         left, right = max(math.floor(centre_x - reach), 0), min(math.ceil(centre_x + reach) + 1, image_size)
         top, bottom = max(math.floor(centre_y - reach), 0), min(math.ceil(centre_y + reach) + 1, image_size)
-        across = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(centre_x)
-        down = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(centre_y)
-        cosine, sine = math.cos(shape.angle), math.sin(shape.angle)
+        # In units of the shape's own size, turned into its own frame.
+        across = (np.arange(left, right, dtype=np.float32)[None, :] - np.float32(centre_x)) / np.float32(size)
+        down = (np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(centre_y)) / np.float32(size)
+        cosine, sine = np.float32(math.cos(shape.angle)), np.float32(math.sin(shape.angle))
         u, v = cosine * across + sine * down, cosine * down - sine * across
-        distance = size * signed_distance(shape.kind, u / size, v / size)
+        distance = np.float32(size) * signed_distance(shape.kind, u, v)
 
         colour = np.asarray(COLOURS[shape.colour], dtype=np.float32) + 16.0 * (look[:3] - 0.5)
-        colour = colour.astype(np.float32)
-        shade = (colour * 0.38) if colour.mean() > 105.0 else (colour * 0.45 + 130.0)
-        paint = np.broadcast_to(colour, (*distance.shape, 3))
-        second = _pattern(shape.texture, u, v, shape.pattern_angle, max(0.047 * image_size, 4.0))
+        shade = 0.38 * colour if sum(COLOURS[shape.colour]) > 315 else 0.45 * colour + 130.0
+        paint = colour[:, None, None]
+        second = _pattern(shape.texture, u, v, shape.pattern_angle, max(0.047, 4.0 / image_size) / shape.scale)
         if second is not None:
-            paint = np.where(second[..., None], shade.astype(np.float32), paint)
+            paint = paint + second * (shade - colour)[:, None, None]
         # A little light from one side, and a darker rim that parts touching objects of one colour.
-        light = 1.0 + 0.10 * (2.0 * look[3] - 1.0) * u / size + 0.10 * (2.0 * look[4] - 1.0) * v / size
-        light = light * np.where(distance > -image_size / 110.0, np.float32(0.72), np.float32(1.0))
-        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
-        window = canvas[top:bottom, left:right]
-        window += cover * (paint * light[..., None] - window)
+        light = 1.0 + (0.2 * look[3] - 0.1) * u + (0.2 * look[4] - 0.1) * v
+        light[distance > -image_size / 110.0] *= 0.72
+        cover = np.clip(0.5 - distance, 0.0, 1.0)
+        window = canvas[:, top:bottom, left:right]
+        window *= 1.0 - cover
+        window += paint * (light * cover)
         owners[top:bottom, left:right][distance < 0.0] = index
-    if scene.background == "noise":
-        canvas += (rng.integers(-9, 10, size=canvas.shape, dtype=np.int8)).astype(np.float32)
-    return np.clip(canvas + 0.5, 0.0, 255.0).astype(np.uint8), owners
+    pixels = np.clip(canvas + 0.5, 0.0, 255.0).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), owners
