@@ -167,7 +167,7 @@ def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_pr
     )
     bad_rows = BadRows(source.label, on_bad_row)
     images = group_by_image(_parsed_rows(parsed, bad_rows))
-    bad_rows.summarize(len(rows))
+    bad_rows.summarize()
     if not images:
         raise ValueError(f"{source.label}: no row is left")
     annotations = [
@@ -231,27 +231,23 @@ def stream_rows(
     """
     shards = shards_of(rows)
     return datasets.IterableDataset.from_generator(
-        functools.partial(_stream_shards, source=source, on_bad_row=on_bad_row),
+        functools.partial(_stream_shards, source=source, bad_rows=BadRows(source.label, on_bad_row)),
         features=canonical_features(),
         gen_kwargs={"shards": list(zip(range(len(shards)), shards, kept or [None] * len(shards), strict=True))},
     )
 
 
 def _stream_shards(
-    shards: Iterable[tuple[int, datasets.IterableDataset, range | None]], source: RowSource, on_bad_row: str
+    shards: Iterable[tuple[int, datasets.IterableDataset, range | None]], source: RowSource, bad_rows: BadRows
 ) -> Iterator[dict[str, Any]]:
-    bad_rows = BadRows(source.label, on_bad_row)
-    total = 0
 
     def read() -> Iterator[tuple[dict[str, Any] | None, ParsedRow]]:
-        nonlocal total
         for number, shard, kept in shards:
             # Not iter(shard): in a worker of a data loader that would hand out the shard a second time.
             batches = shard.iter(batch_size=_STREAM_BATCH)
             for index, row in enumerate(row for batch in batches for row in _rows_of(batch)):
                 if kept is not None and index not in kept:
                     continue
-                total += 1
                 parsed = _parse(row, index, source)
                 if parsed is None:
                     continue
@@ -268,4 +264,4 @@ def _stream_shards(
 
     for cell, image_id, referents in group_consecutive(read()):
         yield {"image": cell, **annotation_columns(referents, image_id, source.dataset, source.split)}
-    bad_rows.summarize(total)
+    bad_rows.summarize()

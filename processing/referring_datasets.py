@@ -1,7 +1,6 @@
 """Load any referring dataset as rows of one form: [`load_referring_dataset`]."""
 
 import functools
-import hashlib
 import itertools
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,11 +25,12 @@ from .hub_datasets import (
 from .hub_rows import RowSource, check_size, read_rows, shard_column, shards_of, stream_rows
 from .refer_folder import ReferFolder, is_refer_folder
 from .referring_rows import CANONICAL_COLUMNS, BadRows, ParsedRow, annotation_columns, canonical_features
+from .source_rows import load_source_rows
 
 
 logger = logging.getLogger(__name__)
 
-_STREAM_SHARDS = 64
+_FOLDER_SHARDS = 64
 _MIXED = "mixed"
 
 
@@ -70,7 +70,7 @@ def load_referring_dataset(
             `{"image": ..., "expression": ..., "mask": ...}` and, if there are, `image_id`, `ref_id`, `several_masks`
             and `missing_mask_means_no_target`.
         image_folder (`str` or `Path`, *optional*):
-            Folder of COCO images, for sources that name images by path.
+            Folder of COCO images, for sources that name images by path; others have no use for it.
         split_by (`str`, *optional*):
             For REFER folders: `unc`, `umd` or `google`, where there are several.
         partition (`str`, *optional*):
@@ -116,7 +116,7 @@ def load_referring_dataset(
     if entry is not None:
         dataset_name = None
     source_split = entry.splits.get(split, split) if entry is not None else split
-    rows = _load_rows(name_or_path, source_split, streaming, load_kwargs)
+    rows = load_source_rows(name_or_path, source_split, streaming, **load_kwargs)
     column_names = _column_names(rows)
     name, usual_split = _names(entry, name_or_path, split, dataset_name)
     if adapter is None and columns is None and set(CANONICAL_COLUMNS) <= set(column_names):
@@ -141,60 +141,14 @@ def load_referring_dataset(
     for mask_column, feature in (rows.features or {}).items():
         if isinstance(chosen, GenericAdapter) and mask_column == chosen.mask_column:
             rows = rows.cast_column(mask_column, _undecoded(feature))
-    source = RowSource(
-        chosen, name, usual_split, None if image_folder is None else Path(image_folder), excluded, check_images
-    )
+    by_path = chosen.image_column not in column_names
+    folder_of_images = Path(image_folder) if by_path and image_folder is not None else None
+    source = RowSource(chosen, name, usual_split, folder_of_images, excluded, check_images)
     if isinstance(chosen, LmmsLabAdapter):
         _warn_of_lost_parts(rows, source)
     if isinstance(rows, datasets.IterableDataset):
         return stream_rows(rows, source, on_bad_row, kept)
     return read_rows(rows if kept is None else rows.select(kept[0]), source, on_bad_row, num_proc)
-
-
-def _load_rows(
-    name_or_path: Any, split: str, streaming: bool, load_kwargs: dict[str, Any]
-) -> "datasets.Dataset | datasets.IterableDataset":
-    if isinstance(name_or_path, datasets.Dataset):
-        return _as_stream(name_or_path) if streaming else name_or_path
-    if isinstance(name_or_path, datasets.IterableDataset):
-        if not streaming:
-            raise ValueError("rows that are an IterableDataset can only be streamed: pass streaming=True")
-        return name_or_path
-    path = Path(name_or_path)
-    if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-        rows = datasets.load_from_disk(str(path))
-        return _as_stream(rows) if streaming else rows
-    if path.exists() and not path.is_dir():
-        load_kwargs = {"data_files": {split: str(path)}, **load_kwargs}
-        name_or_path = path.suffix.lstrip(".")
-    elif path.is_dir():
-        load_kwargs = {"cache_dir": _cache_of_local_folder(path), **load_kwargs}
-    load = functools.partial(datasets.load_dataset, str(name_or_path), streaming=streaming, **load_kwargs)
-    try:
-        return load(split=split)
-    except ValueError:
-        # `datasets` calls a split "validation" whose files are called "val", unless the card says otherwise.
-        if split != "val":
-            raise
-        return load(split="validation")
-
-
-def _cache_of_local_folder(folder: Path) -> str:
-    """
-    A cache for this folder in its present state alone.
-
-    `datasets` keys what it caches of a local folder that has a card by the name of the folder, not by its path or
-    content, so a second folder of the same name would silently give the rows of the first.
-    """
-    digest = hashlib.sha256(str(folder.resolve()).encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        status = path.stat()
-        digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode())
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "local" / digest.hexdigest()[:16])
-
-
-def _as_stream(rows: datasets.Dataset) -> datasets.IterableDataset:
-    return rows.to_iterable_dataset(num_shards=max(1, min(_STREAM_SHARDS, len(rows))))
 
 
 def _column_names(rows: "datasets.Dataset | datasets.IterableDataset") -> list[str]:
@@ -323,29 +277,27 @@ def _load_refer_folder(
     folder: ReferFolder, name: str, streaming: bool, on_bad_row: str, check_images: bool
 ) -> "datasets.Dataset | datasets.IterableDataset":
     features = canonical_features(folder.has_levels)
+    bad_rows = BadRows(f"{name} {folder.split}", on_bad_row)
     if streaming:
-        count = max(1, min(_STREAM_SHARDS, len(folder)))
+        count = max(1, min(_FOLDER_SHARDS, len(folder)))
         return datasets.IterableDataset.from_generator(
             functools.partial(
-                _folder_rows, folder=folder, name=name, num_shards=count, on_bad_row=on_bad_row, check=check_images
+                _folder_rows, folder=folder, name=name, num_shards=count, bad_rows=bad_rows, check=check_images
             ),
             features=features,
             gen_kwargs={"shards": list(range(count))},
         )
-    rows = list(_folder_rows([0], folder, name, 1, on_bad_row, check_images))
+    rows = list(_folder_rows([0], folder, name, 1, bad_rows, check_images))
     if not rows:
         raise ValueError(f"{name} {folder.split}: no row is left")
     return datasets.Dataset.from_list(rows, features=features)
 
 
 def _folder_rows(
-    shards: Iterable[int], folder: ReferFolder, name: str, num_shards: int, on_bad_row: str, check: bool
+    shards: Iterable[int], folder: ReferFolder, name: str, num_shards: int, bad_rows: BadRows, check: bool
 ) -> Iterator[dict[str, Any]]:
-    bad_rows = BadRows(f"{name} {folder.split}", on_bad_row)
-    total = 0
     for shard in shards:
         for index in range(shard, len(folder), num_shards):
-            total += 1
             image = folder.images[index]
             try:
                 path = folder.image_path(image)
@@ -361,4 +313,4 @@ def _folder_rows(
             if referents:
                 columns = annotation_columns(referents, image.image_id, name, folder.split, folder.has_levels)
                 yield {"image": cell, **columns}
-    bad_rows.summarize(total)
+    bad_rows.summarize()

@@ -81,7 +81,7 @@ class BadRowError(ValueError):
 @dataclass
 class BadRows:
     """
-    Deals with rows that cannot be used: fatal, or named in the log and counted.
+    Deals with rows that cannot be used: fatal, or named in the log and counted, each once however often it is read.
 
     Args:
         dataset (`str`):
@@ -92,7 +92,7 @@ class BadRows:
 
     dataset: str
     policy: str = "skip"
-    count: int = 0
+    places: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self):
         if self.policy not in ("skip", "raise"):
@@ -103,16 +103,18 @@ class BadRows:
         message = f"{self.dataset}, row {index}: {reason}"
         if self.policy == "raise":
             raise BadRowError(message)
-        self.count += 1
-        if self.count <= _NAMED_BAD_ROWS:
+        if (str(index), reason) in self.places:
+            return
+        self.places.add((str(index), reason))
+        if len(self.places) <= _NAMED_BAD_ROWS:
             logger.warning("Bad row skipped: %s", message)
-        elif self.count == _NAMED_BAD_ROWS + 1:
+        elif len(self.places) == _NAMED_BAD_ROWS + 1:
             logger.warning("%s: further bad rows are counted, not named", self.dataset)
 
-    def summarize(self, total: int) -> None:
-        """Log the count at the end of a pass."""
-        if self.count:
-            logger.warning("%s: %d bad rows or referents skipped in %d rows", self.dataset, self.count, total)
+    def summarize(self) -> None:
+        """Log the count at the end of a dataset, or of a shard of a stream."""
+        if self.places:
+            logger.warning("%s: %d bad rows or referents skipped so far", self.dataset, len(self.places))
 
 
 def collect_referents(items: Iterable[Any], build: Callable[[Any], Referent]) -> tuple[list[Referent], list[str]]:
