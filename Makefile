@@ -19,7 +19,7 @@ environment: $(INSTALLED) ## Creates the virtual environment with all that is ne
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PYTHON) -m pip install --disable-pip-version-check $(TORCH)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(INSTALLED)
 

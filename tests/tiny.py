@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from transformers import BertTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from modeling_jmceln import JMCELNConfig
 from processing import JMCELNImageProcessor, JMCELNProcessor
+from processing.word_tokenizer import build_word_tokenizer
 
 
-WORDS = "the a small large red green blue circle square star left right of above below"
+WORDS = (
+    "the a small large red green blue circle square star left right of above below"
+    " lower newer upper older longer string"
+)
 
 
 def tiny_config(**overrides: Any) -> JMCELNConfig:
@@ -47,14 +49,8 @@ def tiny_config(**overrides: Any) -> JMCELNConfig:
     return JMCELNConfig(**{**fields, **overrides})
 
 
-def tiny_tokenizer() -> BertTokenizerFast:
-    """A BERT tokenizer over a few words and all letters."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]
-    vocabulary += [letter for letter in letters if letter not in vocabulary] + [f"##{letter}" for letter in letters]
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
-        return BertTokenizerFast.from_pretrained(folder, model_max_length=128)
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    return build_word_tokenizer([WORDS], max_length=128)
 
 
 def tiny_processor(**overrides: Any) -> JMCELNProcessor:

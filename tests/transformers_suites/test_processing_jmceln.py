@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from transformers import BertTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from processing import JMCELNImageProcessor, JMCELNProcessor
 from tests.compat import import_suite
@@ -23,7 +23,7 @@ class JMCELNProcessorTest(suite.ProcessorTesterMixin, unittest.TestCase):
         return JMCELNImageProcessor(size={"height": 20, "width": 24})
 
     @classmethod
-    def _setup_tokenizer(cls) -> BertTokenizerFast:
+    def _setup_tokenizer(cls) -> PreTrainedTokenizerFast:
         return tiny_tokenizer()
 
 

@@ -1,0 +1,58 @@
+"""Loads saved folders as a machine without this package does. Run by test_remote_code.py in an isolated interpreter.
+
+Called as `python -I -S load_without_package.py REQUEST`, where REQUEST is JSON: `path` (what to import from),
+`transformers` (the version expected there), `folders`, `image`, `expressions` and `output` (a safetensors file).
+`-I` leaves out the working directory and PYTHONPATH, `-S` the site packages, and with them every editable install.
+"""
+
+import importlib.util
+import json
+import sys
+
+
+request = json.loads(sys.argv[1])
+sys.path += request["path"]
+for package in ("modeling_jmceln", "processing", "tests", "scripts"):
+    if importlib.util.find_spec(package) is not None:
+        sys.exit(f"{package} can be imported: this process is not without the package.")
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, pipeline  # noqa: E402
+from transformers.image_utils import load_image  # noqa: E402
+
+
+if transformers.__version__ != request["transformers"]:
+    sys.exit(f"transformers {transformers.__version__} was imported instead of {request['transformers']}.")
+
+tensors = {}
+for name, folder in request["folders"].items():
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    if type(model.config).__name__ != type(config).__name__ or config.model_type != "jmceln":
+        sys.exit(f"AutoConfig gave {type(config)}, AutoModel one with {type(model.config)}.")
+
+    image = load_image(request["image"])
+    inputs = processor(images=image, text=request["expressions"], return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    tensors[f"{name}.pixel_values"] = image_processor(images=image, return_tensors="pt")["pixel_values"]
+    tensors[f"{name}.input_ids"] = inputs["input_ids"]
+    tensors[f"{name}.logits"] = outputs.logits
+    tensors[f"{name}.presence_logits"] = outputs.presence_logits
+    masks = processor.post_process_referring_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
+    tensors[f"{name}.masks"] = masks.to(torch.uint8)
+
+    pipe = pipeline("referring-image-segmentation", model=folder, trust_remote_code=True, dtype=torch.float32)
+    found = pipe(request["image"], request["expressions"])
+    if [one["label"] for one in found] != request["expressions"]:
+        sys.exit(f"The pipeline found {found}.")
+    tensors[f"{name}.pipeline_scores"] = torch.tensor([one["score"] for one in found])
+    tensors[f"{name}.pipeline_masks"] = torch.stack(
+        [torch.frombuffer(bytearray(one["mask"].tobytes()), dtype=torch.uint8) for one in found]
+    ).reshape(masks.shape)
+
+save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, request["output"])

@@ -1,0 +1,164 @@
+"""What the package promises about itself: its files, its dependencies, and that its two halves stand alone."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.compat import REPOSITORY, run_pip
+
+
+PACKAGES = ("modeling_jmceln", "processing")
+# The files from which transformers copies the code of a saved folder.
+ENTRY_FILES = (
+    "modeling_jmceln/configuration_jmceln.py",
+    "modeling_jmceln/modeling_jmceln.py",
+    "processing/image_processing_jmceln.py",
+    "processing/processing_jmceln.py",
+)
+# With it transformers finds the files that one file needs, also where it is no import at all but a line of text.
+RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE)
+BASE = {"torch", "transformers", "datasets", "accelerate", "evaluate", "safetensors", "PIL", "numpy"}
+# numpy comes with torch's and transformers' own requirements, packaging and huggingface_hub with transformers'.
+OF_BASE = {"packaging", "huggingface_hub", "tokenizers", "filelock", "tqdm"}
+OPTIONAL = ("pycocotools", "matplotlib", "tensorboard", "peft", "onnx", "onnxruntime", "onnxscript", "torchvision")
+
+
+def source_files(package: str) -> list[Path]:
+    return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+def imported_roots(path: Path, module_level: bool) -> set[str]:
+    """First names of the absolute imports of a file: all of them, or only those that run when it is imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes: list[ast.AST] = [tree]
+    roots = set()
+    while nodes:
+        node = nodes.pop()
+        if module_level and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            roots.add(node.module.split(".")[0])
+        nodes += ast.iter_child_nodes(node)
+    return roots
+
+
+def travelling_files() -> dict[str, set[str]]:
+    """For each entry file the files that come with it, found as transformers finds them."""
+    found = {}
+    for entry in ENTRY_FILES:
+        folder = (REPOSITORY / entry).parent
+        names, waiting = set(), [Path(entry).stem]
+        while waiting:
+            name = waiting.pop()
+            if name not in names:
+                names.add(name)
+                waiting += RELATIVE_IMPORT.findall((folder / f"{name}.py").read_text(encoding="utf-8"))
+        found[entry] = names
+    return found
+
+
+@pytest.mark.parametrize(("package", "other"), [PACKAGES, PACKAGES[::-1]])
+def test_the_two_packages_do_not_import_each_other(package: str, other: str) -> None:
+    assert source_files(package)
+    offenders = [path for path in source_files(package) if other in imported_roots(path, module_level=False)]
+    assert not offenders
+
+
+@pytest.mark.parametrize("entry", ENTRY_FILES)
+def test_travelling_code_is_flat_and_named_by_its_entry_file(entry: str) -> None:
+    names = travelling_files()[entry]
+    assert not [name for name in names if "." in name], "a folder within a package is not copied"
+    direct = set(RELATIVE_IMPORT.findall((REPOSITORY / entry).read_text(encoding="utf-8")))
+    # Transformers 4.57 copies from a local folder only what the entry file itself names.
+    assert names - {Path(entry).stem} == direct
+
+
+def test_travelling_files_have_names_of_their_own() -> None:
+    # They all land in one folder, so two files of one name would overwrite each other.
+    travelling = travelling_files()
+    model = travelling[ENTRY_FILES[0]] | travelling[ENTRY_FILES[1]]
+    processor = travelling[ENTRY_FILES[2]] | travelling[ENTRY_FILES[3]]
+    assert not model & processor
+    assert "pipeline_jmceln" in processor
+
+
+@pytest.mark.parametrize("entry", ENTRY_FILES)
+def test_travelling_code_needs_only_the_base_dependencies(entry: str) -> None:
+    folder = (REPOSITORY / entry).parent
+    for name in travelling_files()[entry]:
+        roots = imported_roots(folder / f"{name}.py", module_level=True)
+        assert roots - set(sys.stdlib_module_names) <= BASE | OF_BASE, name
+
+
+def test_packages_import_without_the_extras() -> None:
+    blocked = dict.fromkeys(OPTIONAL)
+    script = f"import sys; sys.modules.update({blocked!r}); import modeling_jmceln, processing"
+    completed = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+
+
+def test_every_import_is_declared() -> None:
+    requirements = [Requirement(line) for line in importlib.metadata.requires("jmceln") or []]
+    declared = {requirement.name.lower() for requirement in requirements} | {"pil", "yaml"}
+    for package in PACKAGES:
+        for path in source_files(package):
+            roots = imported_roots(path, module_level=False) - set(sys.stdlib_module_names) - BASE - OF_BASE
+            undeclared = {root for root in roots if root.lower() not in declared and root not in PACKAGES}
+            assert not undeclared, path
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the pins name releases that Python 3.10 does not have")
+def test_environment_is_the_pinned_one() -> None:
+    pins = [
+        Requirement(line)
+        for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert len(pins) > 50
+    installed = {pin.name: importlib.metadata.version(pin.name) for pin in pins}
+    differing = {pin.name: installed[pin.name] for pin in pins if not pin.specifier.contains(installed[pin.name])}
+    assert not differing
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
+    # Built from a copy: setuptools leaves a `build` folder where it works, and takes into the wheel what is in there.
+    sources = tmp_path / "sources"
+    for package in PACKAGES:
+        shutil.copytree(REPOSITORY / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, sources)
+    run_pip("wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(sources))
+    wheel = next(tmp_path.glob("jmceln-*.whl"))
+    files = set(zipfile.ZipFile(wheel).namelist())
+    roots = {name.split("/")[0] for name in files}
+    assert roots == {*PACKAGES, next(root for root in roots if root.endswith(".dist-info"))}
+    expected = {path.relative_to(REPOSITORY).as_posix() for package in PACKAGES for path in source_files(package)}
+    assert expected <= files
+
+    unpacked = tmp_path / "unpacked"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    script = (
+        f"import sys; sys.path += [{str(unpacked)!r}, {sysconfig.get_path('purelib')!r}];"
+        " import modeling_jmceln, processing; print(modeling_jmceln.__file__)"
+    )
+    completed = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith(str(unpacked))
