@@ -75,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     if trainer.is_world_process_zero():
         save_settings(model_arguments, data_arguments, training_arguments)
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    scores = dict(result.metrics)
-    if trainer.eval_dataset is not None:
-        scores.update(trainer.evaluate())
+    scores = {**result.metrics, **final_scores(trainer)}
     trainer.save_final_model()
     trainer.save_state()
     trainer.save_metrics("all", scores, combined=False)
@@ -261,6 +259,18 @@ def build_train_dataset(
         sampler.expressions_per_epoch,
     )
     return DrawnImages(rows), sampler
+
+
+def final_scores(trainer: ReferringTrainer) -> dict[str, float]:
+    """The scores of the model that is saved: those of the last step, where it was scored as it is."""
+    if trainer.eval_dataset is None:
+        return {}
+    scores = {}
+    if not trainer.args.load_best_model_at_end:
+        for entry in trainer.state.log_history:
+            if entry["step"] == trainer.state.global_step:
+                scores.update({name: value for name, value in entry.items() if name.startswith("eval_")})
+    return scores or trainer.evaluate()
 
 
 def find_checkpoint(arguments: ReferringTrainingArguments) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..image_sampler import ImageSampler
@@ -153,6 +153,29 @@ class ReferringTrainer(Trainer):
             loss, count = self.accelerator.gather(sums).sum(0).tolist()
             output.metrics[f"{prefix}_loss"] = loss / max(count, 1)
         return output
+
+    # Checkpoints
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        model = self.model if model is None else model
+        if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._read_weights(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not isinstance(self.model, PreTrainedModel):
+            super()._load_best_model()
+        else:
+            self._read_weights(self.state.best_model_checkpoint, self.model)
+
+    @staticmethod
+    def _read_weights(folder: str, model: PreTrainedModel) -> None:
+        # `save_pretrained` gives some weights the names of older releases, which `from_pretrained` knows how to read.
+        # The Trainer reads the file itself, passes over all weights whose names differ, and goes on with random ones
+        # (huggingface/transformers issue 43701): the whole of a Swin backbone, for one.
+        saved = type(model).from_pretrained(folder, config=model.config, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
 
     def save_final_model(self, output_dir: str | None = None) -> None:
         """Save the model that is to be used, which is the averaged one if there is any."""

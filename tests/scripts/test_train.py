@@ -1,0 +1,167 @@
+"""`scripts/train.py` as it is used: alone, killed and started again, on several processes, and pushed to a hub."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from processing.training.referring_trainer import last_complete_checkpoint
+from scripts import train
+from tests.scripts.tiny_run import write_settings
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Sends SIGKILL to itself in the middle of a step, or in the middle of writing a checkpoint.
+KILLED_RUN = """
+import os, signal, sys
+sys.path.insert(0, {repository!r})
+import torch
+from transformers import Trainer
+from scripts import train
+
+place, step = {place!r}, {step}
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+training_step, save = Trainer.training_step, Trainer._save_rng_state
+def killed_in_step(self, *args, **kwargs):
+    loss = training_step(self, *args, **kwargs)
+    if place == "step" and self.state.global_step == step:
+        kill()
+    return loss
+def killed_in_save(self, folder):
+    if place == "save" and self.state.global_step == step:
+        open(os.path.join(folder, "rng_state.pth"), "wb").write(b"PK\\x03\\x04 half")
+        kill()
+    save(self, folder)
+Trainer.training_step, Trainer._save_rng_state = killed_in_step, killed_in_save
+train.main(sys.argv[1:])
+"""
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+def run_killed(place, step, *arguments):
+    program = KILLED_RUN.format(repository=str(REPOSITORY), place=place, step=step)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+
+
+def history(folder, key="loss"):
+    state = json.loads((Path(folder) / "trainer_state.json").read_text())
+    return [(entry["step"], entry[key]) for entry in state["log_history"] if key in entry]
+
+
+def same_weights(one, other):
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    # Sums over threads have no fixed order.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_run_trains_scores_and_saves_what_loads(tmp_path):
+    from transformers import AutoModel, AutoProcessor
+
+    settings = write_settings(tmp_path, report_to="tensorboard", num_pictures=2, max_steps=3)
+    scores = train.main([str(settings), "--learning_rate", "2e-3"])
+    assert scores["eval_made_expressions"] == 23
+    assert scores["eval_made_no_targets"] == 1
+    assert 0 <= scores["eval_made_mIoU"] <= 1
+    run = tmp_path / "run"
+    recorded = json.loads((run / "settings.json").read_text())
+    assert recorded["training"]["learning_rate"] == 2e-3
+    assert recorded["data"]["max_expressions_per_image"] == 3
+    processor = AutoProcessor.from_pretrained(run, trust_remote_code=True)
+    model = AutoModel.from_pretrained(run, trust_remote_code=True)
+    assert "square" in processor.tokenizer.get_vocab()
+    inputs = processor(images=torch.zeros(3, 20, 30, dtype=torch.uint8), text="the red square", return_tensors="pt")
+    assert model(**inputs).logits.shape == (1, 32, 32)
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((run / "runs").iterdir()))).Reload().Tags()
+    assert {"predictions/0", "predictions/1"} <= set(events["images"])
+    assert "train/loss" in events["scalars"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_step_goes_on_to_the_same_result(tmp_path):
+    options = ["--gradient_accumulation_steps", "2", "--dataloader_num_workers", "2", "--ema_decay", "0.9"]
+    options += ["--image_mask_ratio", "0.5", "--image_patch_size", "8", "--text_mask_ratio", "0.3"]
+    settings = str(write_settings(tmp_path))
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    command = [settings, *options, "--output_dir", str(broken)]
+    # In the middle of a step after the first checkpoint, and while the second is written.
+    for place, step in (("step", 3), ("save", 4)):
+        run_killed(place, step, *command)
+    assert last_complete_checkpoint(broken) == str(broken / "checkpoint-2")
+    assert not (broken / "model.safetensors").exists()
+    train.main(command)
+    train.main([settings, *options, "--output_dir", str(whole)])
+    assert history(broken) == history(whole)
+    assert [step for step, _ in history(broken)] == [1, 2, 3, 4, 5, 6]
+    assert history(broken, "eval_made_mIoU") == history(whole, "eval_made_mIoU")
+    assert same_weights(broken / "model.safetensors", whole / "model.safetensors")
+    last = "checkpoint-6"
+    for name in ("model.safetensors", "weight_average.safetensors"):
+        assert same_weights(broken / last / name, whole / last / name)
+    # The average is what was saved at the end.
+    assert not same_weights(whole / "model.safetensors", whole / last / "model.safetensors")
+
+
+def run_on_two_processes(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    command += ["--rdzv_endpoint", "localhost:0", str(REPOSITORY / "scripts" / "train.py"), *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_as_one(tmp_path):
+    # No dropout, whose draws differ from process to process; SGD, since Adam hides the scale of the gradients.
+    settings = str(
+        write_settings(
+            tmp_path,
+            model_config={
+                "dropout": 0.0,
+                "text_config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+                "backbone_config": {"drop_path_rate": 0.0},
+            },
+            optim="sgd",
+            max_grad_norm=0.0,
+            max_steps=3,
+            save_strategy="no",
+            learning_rate=1e-3,
+        )
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    train.main(
+        [settings, "--output_dir", str(one), "--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "4"]
+    )
+    run_on_two_processes(
+        settings, "--output_dir", str(two), "--per_device_train_batch_size", "2", "--per_device_eval_batch_size", "2"
+    )
+    for key in ("loss", "grad_norm", "eval_made_loss", "eval_made_oIoU", "eval_made_mIoU", "eval_made_expressions"):
+        first, second = history(one, key), history(two, key)
+        assert [value for _, value in second] == pytest.approx([value for _, value in first], rel=1e-4), key
+    first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
