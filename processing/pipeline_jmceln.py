@@ -95,6 +95,8 @@ class ReferringImageSegmentationPipeline(Pipeline):
                 raise ValueError("`images` is an empty list: give at least one image.")
             if text is None or isinstance(text, str):
                 text = [text] * len(images)
+            if not isinstance(text, (list, tuple)):
+                raise TypeError(f"`text` must be a string or a list, got {text!r}.")
             if len(text) != len(images):
                 hint = " For several expressions of one image, pass the image itself, not in a list."
                 raise ValueError(
@@ -147,7 +149,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         timeout: float = 30.0,
     ) -> dict[str, Any]:
         image = image_to_array(row["image"], timeout=timeout)
-        expressions = [row["text"]] if isinstance(row["text"], str) else list(row["text"])
+        expressions = row["text"]
         inputs = self.processor(
             images=image,
             text=expressions,
@@ -237,7 +239,9 @@ def _row(image: Any, text: Any) -> dict[str, Any]:
         image = image["image"]
     if text is None:
         raise ValueError(f"No expression was given for the image {describe_source(image)}: pass it as `text`.")
-    return {"image": image, "text": text}
+    if not isinstance(text, (str, list, tuple)):
+        raise TypeError(f"The text of one image must be a string or a list of strings, got {text!r}.")
+    return {"image": image, "text": [text] if isinstance(text, str) else list(text)}
 
 
 def _stack_rows(groups: list[torch.Tensor]) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Processor of JMCELN: pictures, expressions and masks in, the inputs of the model out."""
 
-import os
 from typing import Any, TypedDict
 
 import numpy as np
@@ -125,12 +124,6 @@ class JMCELNProcessor(ProcessorMixin):
             data["labels"] = image_inputs["labels"]
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> Any:
-        """As in transformers, but saving does not change the processor: what it notes down for the file is removed."""
-        saved = super().save_pretrained(save_directory, **kwargs)
-        vars(self).pop("auto_map", None)
-        return saved
-
     def post_process_referring_segmentation(
         self,
         outputs: Any,
@@ -170,7 +163,8 @@ class JMCELNProcessor(ProcessorMixin):
         encoding = self.tokenizer(
             expressions,
             truncation=truncation,
-            max_length=max_length,
+            # The tokenizer warns of a length that it neither cuts nor pads to.
+            max_length=max_length if truncation or text_kwargs.get("padding") == "max_length" else None,
             return_token_type_ids=False,
             return_attention_mask=True,
             **text_kwargs,

@@ -1,0 +1,335 @@
+"""The pipeline with a real, tiny model: every form of input, one encoding an image, scores, dtypes and packaging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import KeyDataset
+
+from modeling_jmceln import JMCELNModel
+from processing import JMCELNProcessor, ReferringImageSegmentationPipeline
+from processing.visualization import colour_of, draw_overlay
+from tests.tiny import tiny_config, tiny_processor
+
+
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def processor() -> JMCELNProcessor:
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model() -> JMCELNModel:
+    torch.manual_seed(0)
+    return JMCELNModel(tiny_config()).eval()
+
+
+@pytest.fixture
+def pipe(model: JMCELNModel, processor: JMCELNProcessor) -> ReferringImageSegmentationPipeline:
+    return ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    generator = np.random.default_rng(0)
+    shapes = [(50, 80), (70, 33), (64, 64), (20, 30)]
+    return [Image.fromarray(generator.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
+
+
+def assert_same(actual: list[Answer], expected: list[Answer]) -> None:
+    assert [answer["label"] for answer in actual] == [answer["label"] for answer in expected]
+    for one, other in zip(actual, expected, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert one["mask"].size == other["mask"].size
+        # A pixel on the threshold may fall to either side when the sums are made in another order.
+        assert (np.asarray(one["mask"]) != np.asarray(other["mask"])).mean() < 0.002
+
+
+class TestInputs:
+    def test_one_image(self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image]) -> None:
+        (answer,) = pipe(images[0], "the red circle")
+        assert set(answer) == {"label", "score", "mask"}
+        assert answer["label"] == "the red circle"
+        assert 0 <= answer["score"] <= 1
+        assert answer["mask"].mode == "L"
+        assert answer["mask"].size == (80, 50)
+        assert set(np.unique(answer["mask"])) <= {0, 255}
+
+    def test_sources(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "image.png"
+        images[0].save(path)
+        expected = pipe(images[0], "star")
+        array = np.array(images[0])
+        for source in (str(path), path, path.read_bytes(), array, torch.from_numpy(array).permute(2, 0, 1)):
+            assert_same(pipe(source, "star"), expected)
+        assert_same(pipe({"image": str(path), "text": "star"}), expected)
+        (batched,) = pipe(array[None], "star")
+        assert_same(batched, expected)
+
+    def test_lists(self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image]) -> None:
+        alone = {text: [pipe(image, text)[0] for image in images[:2]] for text in ("star", "the red circle", "square")}
+        one_each = pipe(images[:2], ["star", "square"])
+        assert_same(one_each[0], [alone["star"][0]])
+        assert_same(one_each[1], [alone["square"][1]])
+        several = pipe(images[:2], [["star", "the red circle"], ["square"]])
+        assert_same(several[0], [alone["star"][0], alone["the red circle"][0]])
+        assert_same(several[1], [alone["square"][1]])
+        shared = pipe(tuple(images[:2]), "star")
+        assert_same([answers[0] for answers in shared], alone["star"])
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3])
+    def test_batches_of_different_images_and_counts(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], batch_size: int
+    ) -> None:
+        texts = [["star", "the large red circle"], "a", ["square left of the small green star", "b", "c"], ["red"]]
+        batched = pipe(images, texts, batch_size=batch_size)
+        for image, text, answers in zip(images, texts, batched, strict=True):
+            assert_same(answers, pipe(image, text))
+            assert all(answer["mask"].size == image.size for answer in answers)
+
+    @pytest.mark.parametrize("batch_size", [1, 2])
+    def test_streams(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], batch_size: int
+    ) -> None:
+        expected = pipe(images, ["red", "a star", "b", "c"])
+        rows = [
+            {"image": image, "text": text} for image, text in zip(images, ["red", "a star", "b", "c"], strict=True)
+        ]
+        seen = []
+
+        def generate() -> Iterator[dict[str, Any]]:
+            for row in rows:
+                seen.append(row["text"])
+                yield row
+
+        stream = pipe(generate(), batch_size=batch_size)
+        first = next(iter(stream))
+        assert len(seen) < len(rows)  # consumed as it goes
+        assert_same(first, expected[0])
+        dataset = datasets.Dataset.from_list(
+            [{"image": image, "expressions": [text]} for image, text in zip(images, "abcd", strict=True)],
+            features=datasets.Features(
+                {"image": datasets.Image(), "expressions": datasets.List(datasets.Value("string"))}
+            ),
+        )
+        for source in (iter(rows), rows):
+            for actual, wanted in zip(pipe(source, batch_size=batch_size), expected, strict=True):
+                assert_same(actual, wanted)
+        own = pipe(images, list("abcd"))
+        for source in (dataset, dataset.to_iterable_dataset()):
+            for actual, wanted in zip(pipe(source, batch_size=batch_size), own, strict=True):
+                assert_same(actual, wanted)
+        shared = pipe(images, "star")
+        for source in (KeyDataset(dataset, "image"), (image for image in images)):
+            for actual, wanted in zip(pipe(source, "star", batch_size=batch_size), shared, strict=True):
+                assert_same(actual, wanted)
+
+    def test_exif_orientation(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], tmp_path: Path
+    ) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = tmp_path / "turned.png"
+        images[0].save(path, exif=exif)
+        (answer,) = pipe(path, "star", return_overlay=True)
+        assert answer["mask"].size == answer["overlay"].size == (50, 80)
+
+
+class TestManyExpressions:
+    def test_the_image_is_encoded_once(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encoded, asked = [], []
+        get_image_features, forward = pipe.model.get_image_features, pipe.model.forward
+
+        def count_images(pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            encoded.append(len(pixel_values))
+            return get_image_features(pixel_values, *args, **kwargs)
+
+        def count_expressions(*args: Any, **kwargs: Any) -> Any:
+            assert kwargs.get("pixel_values") is None
+            asked.append(kwargs["input_ids"].shape[:2])
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(pipe.model, "get_image_features", count_images)
+        monkeypatch.setattr(pipe.model, "forward", count_expressions)
+        pipe(images[0], ["star"] * 70)
+        assert encoded == [1]
+        assert asked == [(1, 32), (1, 32), (1, 6)]
+        encoded.clear(), asked.clear()
+        pipe(images[:2], [["star"] * 9, ["red"]], batch_size=2, expressions_per_call=8)
+        assert encoded == [2]
+        assert asked == [(2, 4), (2, 4), (2, 1)]
+
+    def test_chunks_do_not_change_the_answers(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image]
+    ) -> None:
+        texts = ["star", "the large red circle left of the square", "a", "b", "green"]
+        expected = pipe(images[0], texts, expressions_per_call=100)
+        for size in (1, 2, 5):
+            assert_same(pipe(images[0], texts, expressions_per_call=size), expected)
+
+
+class TestAnswers:
+    def test_score_and_thresholds(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], processor: JMCELNProcessor
+    ) -> None:
+        inputs = processor(images=images[0], text="star", return_tensors="pt")
+        with torch.no_grad():
+            outputs = pipe.model(**inputs)
+        probabilities = processor.image_processor.mask_probabilities(outputs.logits[0], (50, 80))
+        presence = outputs.presence_logits.sigmoid().item()
+        middle = probabilities.median().item()
+
+        (answer,) = pipe(images[0], "star", threshold=middle, presence_threshold=0)
+        chosen = probabilities > middle
+        assert (np.asarray(answer["mask"]) == 255).mean() == pytest.approx(chosen.float().mean().item(), abs=0.01)
+        assert answer["score"] == pytest.approx(presence * probabilities[chosen].mean().item(), abs=1e-3)
+        (expected,) = processor.post_process_referring_segmentation(
+            outputs, threshold=middle, presence_threshold=0, target_sizes=[(50, 80)]
+        )
+        assert ((np.asarray(answer["mask"]) == 255) != expected.numpy()).mean() < 0.002
+
+        (absent,) = pipe(images[0], "star", threshold=middle, presence_threshold=1)
+        assert not np.asarray(absent["mask"]).any()
+        assert absent["score"] == pytest.approx(answer["score"])
+
+        (nothing,) = pipe(images[0], "star", threshold=1)
+        assert not np.asarray(nothing["mask"]).any()
+        assert nothing["score"] == pytest.approx(presence * probabilities.max().item(), abs=1e-4)
+
+    def test_defaults_at_construction(
+        self, model: JMCELNModel, processor: JMCELNProcessor, images: list[Image.Image]
+    ) -> None:
+        pipe = ReferringImageSegmentationPipeline(
+            model=model, processor=processor, device="cpu", threshold=0.0, presence_threshold=0.0
+        )
+        (answer,) = pipe(images[0], "star")
+        assert np.asarray(answer["mask"]).all()
+
+    def test_overlay(self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image]) -> None:
+        for source in (images[0], np.asarray(images[0]) / 255.0):
+            answers = pipe(source, ["star", "red"], return_overlay=True, threshold=0, presence_threshold=0)
+            assert [answer["overlay"].mode for answer in answers] == ["RGB", "RGB"]
+            expected = draw_overlay(images[0], [answers[1]["mask"]], colours=[colour_of(1)])
+            assert np.abs(np.asarray(answers[1]["overlay"], int) - np.asarray(expected, int)).max() <= 1
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision(
+        self, model: JMCELNModel, processor: JMCELNProcessor, images: list[Image.Image], dtype: torch.dtype
+    ) -> None:
+        reference = ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu")(
+            images[0], "red"
+        )
+        half = JMCELNModel(model.config).eval()
+        half.load_state_dict(model.state_dict())
+        pipe = ReferringImageSegmentationPipeline(model=half.to(dtype), processor=processor, device="cpu")
+        (answer,) = pipe(images[0], "red")
+        assert answer["score"] == pytest.approx(reference[0]["score"], abs=0.02)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ((), ValueError, "No image"),
+            ((Image.new("RGB", (8, 8)),), ValueError, "No expression"),
+            (([], "red"), ValueError, "empty list"),
+            (([Image.new("RGB", (8, 8))], None), ValueError, "No expression"),
+            (([Image.new("RGB", (8, 8))], ["a", "b"]), ValueError, "2 entries for 1 images.*not in a list"),
+            (({"picture": 3, "text": "red"},), ValueError, "under \"image\".*'picture'"),
+            ((Image.new("RGB", (8, 8)), " "), ValueError, "blank"),
+            ((Image.new("RGB", (8, 8)), "red " * 200), ValueError, "truncation=True"),
+            (("nowhere.jpg", "red"), ValueError, "nowhere.jpg"),
+            ((3, "red"), TypeError, "must be a picture"),
+            ((Image.new("RGB", (8, 8)), 3), TypeError, "got 3"),
+            (([Image.new("RGB", (8, 8))], 3), TypeError, "got 3"),
+        ],
+    )
+    def test_is_refused_by_name(
+        self,
+        pipe: ReferringImageSegmentationPipeline,
+        arguments: tuple[Any, ...],
+        error: type[Exception],
+        message: str,
+    ) -> None:
+        with pytest.raises(error, match=message):
+            pipe(*arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"threshold": 2}, ValueError),
+            ({"presence_threshold": -1}, ValueError),
+            ({"expressions_per_call": 0}, ValueError),
+            ({"treshold": 0.5}, TypeError),
+        ],
+    )
+    def test_parameters(
+        self, pipe: ReferringImageSegmentationPipeline, arguments: dict[str, Any], error: type[Exception]
+    ) -> None:
+        with pytest.raises(error, match=next(iter(arguments))):
+            pipe(Image.new("RGB", (8, 8)), "red", **arguments)
+
+    def test_truncation(self, pipe: ReferringImageSegmentationPipeline) -> None:
+        assert len(pipe(Image.new("RGB", (8, 8)), "red " * 200, truncation=True)) == 1
+
+    def test_no_processor(self, model: JMCELNModel) -> None:
+        with pytest.raises(ValueError, match="needs a `processor`"):
+            ReferringImageSegmentationPipeline(model=model, device="cpu")
+
+
+class TestPackaging:
+    def test_registered(self) -> None:
+        assert "referring-image-segmentation" in PIPELINE_REGISTRY.get_supported_tasks()
+
+    def test_pipeline_by_name(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], tmp_path: Path
+    ) -> None:
+        pipe.save_pretrained(tmp_path)
+        loaded = pipeline("referring-image-segmentation", model=str(tmp_path), trust_remote_code=True, device="cpu")
+        assert_same(loaded(images[0], ["star", "red"]), pipe(images[0], ["star", "red"]))
+
+
+class TestOverlay:
+    def test_fill_outline_and_legend(self) -> None:
+        picture = Image.new("RGB", (40, 30), "black")
+        mask = Image.new("L", (40, 30))
+        mask.paste(255, (10, 5, 30, 25))
+        drawn = draw_overlay(picture, [mask], opacity=0.5)
+        red, green, blue = colour_of(0)
+        assert drawn.size == (40, 30)
+        assert drawn.getpixel((2, 2)) == (0, 0, 0)
+        assert drawn.getpixel((10, 5)) == (red, green, blue)
+        assert drawn.getpixel((20, 15)) == pytest.approx((red / 2, green / 2, blue / 2), abs=1)
+        captioned = draw_overlay(picture, [mask], captions=["a caption far too long for a picture so small"])
+        assert captioned.width == 40
+        assert captioned.height > 30
+        assert np.array_equal(np.asarray(captioned)[:2, :2], np.zeros((2, 2, 3)))
+        legend = np.asarray(captioned)[30:].reshape(-1, 3)
+        assert (legend == (red, green, blue)).all(1).any()
+
+    def test_colours_differ_between_neighbours(self) -> None:
+        colours = [colour_of(index) for index in range(7)]
+        assert len(set(colours)) == 7
+        assert colour_of(7) == colours[0]
+
+    def test_bad_input(self) -> None:
+        picture = Image.new("RGB", (4, 4))
+        with pytest.raises(ValueError, match=r"masks\[0\].*\(3, 4\)"):
+            draw_overlay(picture, [Image.new("L", (3, 4))])
+        with pytest.raises(ValueError, match="`captions` has 2 entries for 1 masks"):
+            draw_overlay(picture, [Image.new("L", (4, 4))], captions=["a", "b"])

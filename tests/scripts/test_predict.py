@@ -1,0 +1,122 @@
+"""The command that draws predictions, run in process on a tiny model, and once as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_jmceln import JMCELNModel
+from scripts import predict
+from tests.tiny import tiny_config, tiny_processor
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    JMCELNModel(tiny_config()).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("image") / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_writes_overlay_masks_and_table(
+    checkpoint: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, masks = tmp_path / "new" / "overlay.png", tmp_path / "masks"
+    arguments = ["--model", str(checkpoint), "--image", str(image), "--output", str(output), "--masks-dir", str(masks)]
+    arguments += ["--text", "the red star", "--text", "a/b", "--threshold", "0", "--presence-threshold", "0"]
+    assert predict.main([*arguments, "--device", "cpu"]) == 0
+    with Image.open(output) as overlay:
+        assert overlay.width == 120
+        assert overlay.height > 90  # the legend
+        assert not np.array_equal(np.asarray(overlay)[:90], np.asarray(Image.open(image)))
+    assert [path.name for path in sorted(masks.iterdir())] == ["01-the-red-star.png", "02-a-b.png"]
+    with Image.open(masks / "01-the-red-star.png") as mask:
+        assert mask.size == (120, 90)
+        assert np.asarray(mask).all()  # threshold 0
+    printed = capsys.readouterr().out
+    assert "100.0%  the red star" in printed
+    assert str(output) in printed
+
+
+def test_says_when_nothing_is_found(
+    checkpoint: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(checkpoint), "--image", str(image), "--output", str(tmp_path / "overlay.png")]
+    arguments += ["--text", "star", "--threshold", "1", "--dtype", "bfloat16", "--device", "cpu"]
+    assert predict.main(arguments) == 0
+    assert "star  (nothing found)" in capsys.readouterr().out
+
+
+def test_default_model(
+    checkpoint: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        predict.main(["--image", str(image), "--text", "star"])
+    assert "--model is required" in capsys.readouterr().err
+    predict.DEFAULT_MODEL.parent.mkdir()
+    predict.DEFAULT_MODEL.symlink_to(checkpoint, target_is_directory=True)
+    assert predict.main(["--image", str(image), "--text", "star", "--device", "cpu"]) == 0
+    assert Path("overlay.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--image": "nowhere.jpg"}, "nowhere.jpg"),
+        ({"--text": " "}, "blank"),
+        ({"--model": "no/such-folder"}, "no/such-folder"),
+        ({"--output": "overlay.unknown"}, "unknown"),
+        ({"--device": "abacus"}, "abacus"),
+    ],
+)
+def test_errors_are_one_line(
+    checkpoint: Path,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"--model": str(checkpoint), "--image": str(image), "--text": "star", "--device": "cpu", **changes}
+    assert predict.main([part for pair in options.items() for part in pair]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--image", "x.png"], ["--image", "x.png", "--text", "a", "--threshold", "2"]]
+)
+def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        predict.main(arguments)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_as_a_command() -> None:
+    run = subprocess.run(
+        [sys.executable, "scripts/predict.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "--masks-dir" in run.stdout
