@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -232,13 +233,13 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
         "image_processor": header["image_processor"],
         "data": {
             **data_facts,
-            "fingerprint": getattr(dataset, "_fingerprint", None),
             **{name: collected[name] for name in ("parts", "images", "expressions", "annotations_sha256")},
         },
         "settings": {**header["settings"], "protocol_description": PROTOCOLS[settings.protocol]},
         "scores": collected["scores"],
         "controls": collected["controls"],
         "run": {
+            "command": shlex.join(["python", "scripts/evaluate.py", *(argument_list or sys.argv[1:])]),
             "expressions_scored_by_main_process": scored,
             "seconds": round(seconds, 3),
             "processes": state.num_processes,
