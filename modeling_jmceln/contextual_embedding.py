@@ -54,7 +54,7 @@ class JMCELNContextWriter(nn.Module):
         normed = self.context_norm(context)
         keys, values = [words, normed], [words, normed]
         bias = nn.functional.pad(word_bias, (0, num_tokens))
-        if pixels is not None:
+        if pixels is not None and positions is not None:
             keys.append(pixels + positions)
             values.append(pixels)
             pixel_bias = bias.new_zeros(batch_size, self.num_attention_heads, 1, pixels.shape[1])

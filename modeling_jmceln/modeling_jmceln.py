@@ -208,7 +208,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         text_encoder = cls._load_text_encoder(text_model)
         if "feature_strides" not in config_kwargs:
             config_kwargs["feature_strides"] = cls._measure_strides(backbone)
-        config = cls.config_class(
+        config = JMCELNConfig(
             backbone_config=backbone.config.to_dict(), text_config=text_encoder.config.to_dict(), **config_kwargs
         )
         model = cls(config)

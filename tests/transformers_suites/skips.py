@@ -13,6 +13,10 @@ SKIPS: dict[str, dict[str, str]] = {
     # `skip_test_image_features_output_shape`: image features are a pyramid as wide as the model, not as the backbone.
     "ModelTesterMixin": {},
     "ImageProcessingTestMixin": {
+        "test_pil_can_run_without_torchvision": (
+            "it loads in a process that trusts no code of a folder; test_remote_code.py does it in one that does, and"
+            " without torchvision"
+        ),
         "test_new_models_require_torchvision_backend": (
             "one implementation gives the same pixels with and without torchvision, on every transformers since 4.57;"
             " a second backend would differ from it by up to 0.0175 a pixel"
