@@ -1,7 +1,6 @@
 """Pipeline of the task "referring-image-segmentation": pictures and expressions in, masks and scores out."""
 
-from collections.abc import Iterable, Mapping
-from types import GeneratorType
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -105,12 +104,10 @@ class ReferringImageSegmentationPipeline(Pipeline):
                 )
             rows = [_row(image, expressions) for image, expressions in zip(images, text, strict=True)]
             return super().__call__(rows, **kwargs)
-        if isinstance(images, GeneratorType):
-            return super().__call__((_row(image, text) for image in images), **kwargs)
         if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
             return super().__call__(_Rows(images, text), **kwargs)
         if isinstance(images, Iterable):
-            return super().__call__((_row(image, text) for image in images), **kwargs)
+            return super().__call__(_RowStream(images, text), **kwargs)
         raise TypeError(f"`images` must be a picture, a list, generator or dataset of them, got {images!r}.")
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
@@ -228,6 +225,17 @@ class _Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return _row(self.dataset[index], self.text)
+
+
+class _RowStream(torch.utils.data.IterableDataset):
+    """The same of a generator or iterable: as a dataset, for transformers 5.0 first makes a list of a generator."""
+
+    def __init__(self, images: Iterable[Any], text: Any):
+        self.images = images
+        self.text = text
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (_row(image, self.text) for image in self.images)
 
 
 def _row(image: Any, text: Any) -> dict[str, Any]:

@@ -130,10 +130,15 @@ class JMCELNProcessor(ProcessorMixin):
         threshold: float = 0.5,
         presence_threshold: float = 0.5,
         target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        keep_aspect_ratio: bool | None = None,
     ) -> list[torch.Tensor]:
         """See [`JMCELNImageProcessor.post_process_referring_segmentation`]."""
         return self.image_processor.post_process_referring_segmentation(
-            outputs, threshold=threshold, presence_threshold=presence_threshold, target_sizes=target_sizes
+            outputs,
+            threshold=threshold,
+            presence_threshold=presence_threshold,
+            target_sizes=target_sizes,
+            keep_aspect_ratio=keep_aspect_ratio,
         )
 
     def _check_arguments(self, kwargs: dict[str, Any]) -> None:
