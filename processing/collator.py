@@ -53,6 +53,8 @@ class ReferringCollator:
     has the shape `(batch, expressions, ...)`, with as many expressions as the row with most of them; missing ones have
     an all-zero `attention_mask` and count for nothing. Expressions longer than the tokenizer's limit are cut off.
 
+    Rows that a stream passes over on its way to where a run was (`{"skipped": True}`) make an empty batch.
+
     What is drawn at random depends on `seed`, the row's `dataset` and `image_id`, and its `visit` (see
     [`~processing.image_sampler.DrawnImages`]), never on the worker or on what came before.
 
@@ -89,6 +91,8 @@ class ReferringCollator:
         self.seed = seed
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        if all("skipped" in row for row in rows):
+            return {}
         images, texts, masks, generators, counts = [], [], [], [], []
         for row in rows:
             self._check(row)

@@ -29,6 +29,7 @@ from modeling_jmceln import JMCELNConfig, JMCELNModel
 from processing import JMCELNImageProcessor, JMCELNProcessor
 from processing.collator import ReferringCollator
 from processing.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
+from processing.leak_filter import held_out_by_all
 from processing.shapes_wording import shapes_vocabulary
 from processing.trainer_metrics import TrainerMetrics, reduce_logits
 from processing.training.arguments import (
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     trainer.save_metrics("all", scores, combined=False)
     if training_arguments.push_to_hub:
         with trainer.averaged_weights():
-            trainer.push_to_hub(tags=["referring-image-segmentation", "custom_code"])
+            trainer.push_to_hub()
     return scores
 
 
@@ -95,13 +96,13 @@ def set_up_logging(arguments: ReferringTrainingArguments) -> None:
 
 
 def load_training_rows(arguments: DataArguments) -> Any:
-    excluded = set()
-    for specification in arguments.exclude_data:
-        rows = load_rows(specification, image_folder=arguments.image_folder)
-        excluded.update(rows.select_columns(["image_id"])["image_id"])
+    held_out = held_out_by_all(
+        {"name_or_path" if key == "name" else key: value for key, value in specification.items()}
+        for specification in arguments.held_out_data
+    )
     rows = join_rows(
         [
-            load_rows(specification, image_folder=arguments.image_folder, exclude_image_ids=excluded)
+            load_rows(specification, image_folder=arguments.image_folder, exclude_image_ids=held_out)
             for specification in arguments.train_data
         ]
     )

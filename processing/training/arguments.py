@@ -87,9 +87,12 @@ class DataArguments:
         default=None,
         metadata={"help": "Datasets to score, by name; each written as in `train_data`."},
     )
-    exclude_data: list | str | None = field(
+    held_out_data: list | str | None = field(
         default=None,
-        metadata={"help": "Datasets whose images are dropped from training. Those of `eval_data` always are."},
+        metadata={
+            "help": "Datasets whose validation and test images are dropped from training wherever they occur, each"
+            " the arguments of `held_out_image_ids` as a mapping with `name`."
+        },
     )
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder of COCO images, for datasets that name images by path only."}
@@ -128,8 +131,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         self.train_data = list(_parsed(self.train_data) or [])
         self.eval_data = dict(_parsed(self.eval_data) or {})
-        self.exclude_data = list(_parsed(self.exclude_data) or [])
-        specifications = [*self.train_data, *self.eval_data.values(), *self.exclude_data]
+        self.held_out_data = list(_parsed(self.held_out_data) or [])
+        specifications = [*self.train_data, *self.eval_data.values(), *self.held_out_data]
         bad = [specification for specification in specifications if not isinstance(specification, Mapping)]
         if bad:
             raise ValueError(f"A dataset is a mapping, such as {{name: ..., split: train}}; got {bad[0]!r}.")
@@ -273,6 +276,8 @@ def _take_dotted_options(options: Sequence[str], settings: dict[str, Any]) -> li
         *path, last = name[2:].split(".")
         target: Any = settings
         for key in path:
+            if isinstance(target, dict) and key.isdigit():
+                raise ValueError(f"`{name}`: there is no list with a position {key} in the YAML files.")
             target = target[_position(key, target, name)] if isinstance(target, list) else target.setdefault(key, {})
         if isinstance(target, list):
             target[_position(last, target, name)] = _parsed(value)

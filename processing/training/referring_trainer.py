@@ -1,6 +1,7 @@
 """A [`Trainer`] that counts expressions: training by image, exact loss scale, averaged weights, exact resumption."""
 
 import json
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -8,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
+from huggingface_hub import ModelCard
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..image_sampler import ImageSampler
 from .parameter_groups import decaying_parameter_names, parameter_groups
+from .training_data import StreamedImages
 from .weight_average import WeightAverage
 
 
@@ -72,12 +76,14 @@ class ReferringTrainer(Trainer):
                 )
             self.weight_average = WeightAverage(self.model, ema_decay)
         self._evaluated = [0.0, 0.0]
-        self.add_callback(_EpochAndAverage(self.train_sampler, self.weight_average))
+        self.add_callback(_EpochAndAverage(self.train_dataset, self.train_sampler, self.weight_average))
 
     # Data
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """The training batches, made by `train_data_collator`."""
+        if isinstance(self.train_dataset, StreamedImages):
+            return self._stream_dataloader(self.train_dataset)
         evaluation_collator = self.data_collator
         if self.train_data_collator is not None:
             self.data_collator = self.train_data_collator
@@ -91,6 +97,27 @@ class ReferringTrainer(Trainer):
         if self.train_sampler is None or isinstance(dataset, IterableDataset):
             return super()._get_train_sampler(train_dataset)
         return self.train_sampler
+
+    def _stream_dataloader(self, stream: StreamedImages) -> torch.utils.data.DataLoader:
+        # Without the sharding that `accelerator.prepare` adds: each process has its own part of a stream already.
+        stream.batch_size = self._train_batch_size
+        loader = torch.utils.data.DataLoader(
+            stream,
+            batch_size=self._train_batch_size,
+            collate_fn=self.train_data_collator or self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        return prepare_data_loader(
+            loader,
+            device=self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,
+        )
 
     # Loss
 
@@ -182,6 +209,23 @@ class ReferringTrainer(Trainer):
         with self.averaged_weights():
             self.save_model(output_dir, _internal_call=True)
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # The Trainer pushes the weights and the configuration of a checkpoint, without the code that they name.
+        if self.is_world_process_zero():
+            for path in Path(checkpoint_folder).glob("*.py"):
+                shutil.copy(path, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The card that [`Trainer`] drafts, with the tags under which this kind of model is found."""
+        kwargs["tags"] = sorted({*(kwargs.get("tags") or ()), "referring-image-segmentation", "custom_code"})
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "README.md"
+            card = ModelCard.load(path)
+            card.data.pipeline_tag = "image-segmentation"
+            card.save(path)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.weight_average is not None and self.args.should_save:
@@ -194,11 +238,16 @@ class ReferringTrainer(Trainer):
 
 
 class _EpochAndAverage(TrainerCallback):
-    """Tells the sampler the epoch, and the average of a step, before anything is logged, scored or saved."""
+    """Tells the data where the run is, and the average of a step before anything is logged, scored or saved."""
 
-    def __init__(self, sampler: ImageSampler | None, average: WeightAverage | None):
+    def __init__(self, dataset: Any, sampler: ImageSampler | None, average: WeightAverage | None):
+        self.stream = dataset if isinstance(dataset, StreamedImages) else None
         self.sampler = sampler
         self.average = average
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        if self.stream is not None and not args.ignore_data_skip:
+            self.stream.skipped_batches = state.global_step * args.gradient_accumulation_steps
 
     def on_epoch_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         # The loader passes the epoch on to samplers that it finds, and does not find them where it skips batches.

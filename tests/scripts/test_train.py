@@ -2,17 +2,26 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
 
 from processing.training.referring_trainer import last_complete_checkpoint
+from processing.word_tokenizer import build_word_tokenizer
 from scripts import train
+from tests.processing.canonical_rows import canonical_row
 from tests.scripts.tiny_run import write_settings
 
 
@@ -24,6 +33,7 @@ import os, signal, sys
 sys.path.insert(0, {repository!r})
 import torch
 from transformers import Trainer
+from processing.word_tokenizer import build_word_tokenizer
 from scripts import train
 
 place, step = {place!r}, {step}
@@ -78,8 +88,6 @@ def _one_thread():
 
 
 def test_a_run_trains_scores_and_saves_what_loads(tmp_path):
-    from transformers import AutoModel, AutoProcessor
-
     settings = write_settings(tmp_path, report_to="tensorboard", num_pictures=2, max_steps=3)
     scores = train.main([str(settings), "--learning_rate", "2e-3"])
     assert scores["eval_made_expressions"] == 23
@@ -165,3 +173,81 @@ def test_two_processes_train_and_score_as_one(tmp_path):
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture
+def pushed(monkeypatch, tmp_path):
+    """Copies of the folders that would have gone to the hub, in order."""
+    copies = []
+
+    def create_repo(self, repo_id, **kwargs):
+        return SimpleNamespace(repo_id=f"someone/{repo_id}")
+
+    def upload_folder(self, *, repo_id, folder_path, ignore_patterns=(), **kwargs):
+        copies.append(tmp_path / f"pushed-{len(copies)}")
+        shutil.copytree(folder_path, copies[-1], ignore=shutil.ignore_patterns(*ignore_patterns))
+        done = Future()
+        done.set_result(None)
+        return done
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return copies
+
+
+@pytest.mark.slow
+def test_what_is_pushed_loads_with_its_own_code(tmp_path, pushed):
+    settings = write_settings(tmp_path, max_steps=2, save_steps=1, push_to_hub=True, ema_decay=0.5, eval_strategy="no")
+    train.main([str(settings)])
+    assert len(pushed) == 3
+    assert not [path for folder in pushed for path in folder.glob("checkpoint-*")]
+    # Pushed with the first checkpoint, and at the end: both load where this package is not installed.
+    picture = tmp_path / "picture.png"
+    canonical_row(0)["image"].save(picture)
+    request = {
+        "path": [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")],
+        "transformers": transformers.__version__,
+        "folders": {"first": str(pushed[0]), "last": str(pushed[-1])},
+        "image": str(picture),
+        "expressions": ["the red square"],
+        "output": str(tmp_path / "found.safetensors"),
+    }
+    script = REPOSITORY / "tests" / "load_without_package.py"
+    command = [sys.executable, "-I", "-S", str(script), json.dumps(request)]
+    done = subprocess.run(
+        command, env={**environment(), "HF_HOME": str(tmp_path / "home")}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(tmp_path / "found.safetensors")
+    assert found["last.logits"].shape == (1, 1, 32, 32)
+    assert not torch.equal(found["first.logits"], found["last.logits"])
+    assert same_weights(pushed[-1] / "model.safetensors", tmp_path / "run" / "model.safetensors")
+    card = ModelCard.load(pushed[-1] / "README.md").data
+    assert card.library_name == "transformers"
+    assert card.pipeline_tag == "image-segmentation"
+    assert {"referring-image-segmentation", "custom_code"} <= set(card.tags)
+
+
+def test_a_stream_is_taken_up_again_where_it_was(tmp_path):
+    settings = str(write_settings(tmp_path))
+    options = [
+        "--train_data.0.streaming",
+        "true",
+        "--tokenizer",
+        str(saved_words(tmp_path)),
+        "--save_strategy",
+        "steps",
+    ]
+    options += ["--max_steps", "8", "--save_steps", "5", "--eval_strategy", "no"]
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    train.main([settings, *options, "--output_dir", str(whole)])
+    shutil.copytree(whole / "checkpoint-5", broken / "checkpoint-5")
+    train.main([settings, *options, "--output_dir", str(broken)])
+    assert history(broken) == history(whole)
+    assert same_weights(broken / "model.safetensors", whole / "model.safetensors")
+
+
+def saved_words(folder):
+    tokenizer = build_word_tokenizer(["the red green blue square left right above below"])
+    tokenizer.save_pretrained(folder / "words")
+    return folder / "words"

@@ -1,0 +1,113 @@
+"""How YAML files and options make the settings of a run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from processing.training.arguments import load_settings, merge_settings, parse_arguments
+
+
+CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(settings, name="run.yaml"):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def minimal(**settings):
+    return {"model_name_or_path": "saved", "use_cpu": True, "report_to": "none", **settings}
+
+
+def test_options_override_the_file_and_keep_its_types(write):
+    file = write(minimal(learning_rate="1e-4", max_steps=5, train_data=[{"name": "a", "split": "train"}]))
+    model, data, training = parse_arguments(
+        [
+            file,
+            "--learning_rate",
+            "3e-4",
+            "--train_data.0.split",
+            "val",
+            "--train_data.0.num_proc=4",
+            "--bf16",
+            "false",
+        ]
+    )
+    assert model.model_name_or_path == "saved"
+    assert training.learning_rate == 3e-4
+    assert training.max_steps == 5
+    assert data.train_data == [{"name": "a", "split": "val", "num_proc": 4}]
+    assert parse_arguments([file])[2].learning_rate == 1e-4
+
+
+def test_nested_fields_and_whole_mappings_come_from_options_too():
+    options = ["--tokenizer", "words", "--model_config.backbone_config.depths", "[1, 1, 2, 1]"]
+    options += ["--model_config.num_stages=4", "--eval_data", "{a: {name: shapes, size: 3}}", "--use_cpu"]
+    model, data, _ = parse_arguments([*options, "--report_to", "none"])
+    assert model.model_config == {"backbone_config": {"depths": [1, 1, 2, 1]}, "num_stages": 4}
+    assert data.eval_data == {"a": {"name": "shapes", "size": 3}}
+
+
+def test_files_are_merged_and_extended(write, tmp_path):
+    write({"learning_rate": 1.0, "model_config": {"a": 1, "b": 2}}, "base.yaml")
+    first = write({"extends": "base.yaml", "model_config": {"b": 3}}, "first.yaml")
+    assert load_settings(first) == {"learning_rate": 1.0, "model_config": {"a": 1, "b": 3}}
+    second = write(minimal(max_steps=7), "second.yaml")
+    third = write({"max_steps": 8}, "third.yaml")
+    assert parse_arguments([second, third])[2].max_steps == 8
+    assert merge_settings({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="mapping of settings"):
+        load_settings(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        (minimal(learning_rat=1), [], "did you mean `learning_rate`"),
+        (minimal(zzzzqqqq=1), [], "--help"),
+        (minimal(), ["--train_data.0.split", "x"], "no list with a position 0"),
+        (minimal(train_data=[{"name": "a"}]), ["--train_data.1.split", "x"], "no position in a list of 1"),
+        (minimal(), ["--model_config.a"], "has no value"),
+        (minimal(max_steps=3), ["--max_steps.a", "1"], "has no parts"),
+        (minimal(vision_model="v"), [], "go together"),
+        (minimal(vision_model="v", text_model="t"), [], "have no place"),
+        ({"use_cpu": True, "report_to": "none"}, [], "No model is named"),
+        ({"use_cpu": True, "report_to": "none", "model_config": {"a": 1}}, [], "needs a `tokenizer`"),
+        (minimal(train_data=["refcoco"]), [], "is a mapping"),
+        (minimal(remove_unused_columns=True), [], "must stay off"),
+        (minimal(average_tokens_across_devices=False), [], "must stay on"),
+    ],
+)
+def test_refuses_settings_with_the_way_out(write, settings, options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([write(settings), *options])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_configuration_of_the_project_is_read(path, tmp_path):
+    if path.stem == "swin_bert":
+        pytest.skip("the part that others extend")
+    options = ["--use_cpu", "--report_to", "none", "--output_dir", str(tmp_path), "--bf16", "false"]
+    model, data, training = parse_arguments([str(path), *options])
+    assert data.train_data
+    assert data.eval_data
+    assert training.learning_rate_scales.keys() <= {"backbone.", "text_model."}
+    assert model.image_size
+    if training.load_best_model_at_end:
+        assert training.metric_for_best_model.split("_")[1] in {name.split("_")[0] for name in data.eval_data}
+        assert training.greater_is_better
+
+
+def test_help_lists_the_fields_of_all_three(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = capsys.readouterr().out
+    for field in ("--model_name_or_path", "--train_data", "--ema_decay", "--learning_rate"):
+        assert field in text
