@@ -124,8 +124,9 @@ def shapes_row(
     belongs = np.zeros((len(places), len(scene.objects) + 1), dtype=np.uint8)
     for targets, place in places.items():
         belongs[place, list(targets)] = 1
-    # Index -1, the background, reads the last column, which stays 0.
-    masks = [encode_mask(row[owners]) for row in belongs]
+    # Index -1, the background, reads the last column, which stays 0. Run lengths go column by column.
+    columns = np.ascontiguousarray(owners.T)
+    masks = [encode_mask(row[columns].T) for row in belongs]
     return {
         "image": Image.fromarray(pixels),
         "image_id": image_id,

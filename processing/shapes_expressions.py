@@ -55,13 +55,13 @@ LEVELS = ("appearance", "position", "relation", "chain2", "chain3", "comparison"
 _POPCOUNT = np.array([bin(value).count("1") for value in range(1 << 12)], dtype=np.int16)
 _LOWEST_BIT = np.array([(value & -value).bit_length() - 1 for value in range(1 << 12)], dtype=np.int16)
 _HOPS = (*DIRECTIONS, "nearest", "farthest")
-_HOP_WEIGHTS = np.array([1.0, 1.0, 1.0, 1.0, 0.8, 0.3])
+# Shares of the four directions together, of the nearest and of the farthest.
+_HOP_SHARES = np.array([0.76, 0.17, 0.07])
 _FEWEST_CANDIDATES = 3
 # Number of attributes named -> how readily the phrase is used as a head. Long heads are rare in speech.
 _HEAD_WEIGHT = (0.5, 1.0, 1.0, 0.4)
-_CHAIN_DRAWS = 384
-_LINKS_KEPT = 128
-_GROWN_KEPT = 10
+_LINKS_KEPT = 48
+_GROWN_KEPT = 16
 # How often a target may be the nearest to its anchor, or the outermost in its direction: chance among three or four.
 _SHORTCUT_SHARE = 0.3
 _MOST_FOR_A_DROPPED_HOP = 0.5
@@ -398,19 +398,42 @@ class ExpressionWriter:
     def _relation(self) -> _Found | None:
         tables = self.tables
         good = tables.settled & tables.can_anchor & (tables.candidates >= _FEWEST_CANDIDATES)
-        weight = good * tables.head_weight[:, None]
-        near = tables.answer[:4] == tables.nearest
-        outer = tables.answer[:4] == tables.outermost[:, :, None]
-        weight[:4] *= np.where(near == (self.rng.random() < _SHORTCUT_SHARE), 1.0, 0.01)
-        weight[:4] *= np.where(outer == (self.rng.random() < _SHORTCUT_SHARE), 1.0, 0.01)
-        # Distances settle more often than directions: even out the hops before choosing among them.
-        weight *= _HOP_WEIGHTS[:, None, None] / np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1e-9)
-        drawn = self._draw(weight)
+        hop, head, anchor = np.nonzero(good)
+        target = tables.answer[hop, head, anchor]
+        near = target == tables.nearest[head, anchor]
+        weight = self._weight_against_shortcuts(hop, head, target, near)
+        drawn = self._draw(self._even_out(weight, hop))
         if drawn is None:
             return None
-        hop, head, anchor = drawn
-        query = self._chain_query(((hop, head),), anchor)
-        return None if query is None else (query, 1 << int(tables.answer[drawn]))
+        (place,) = drawn
+        query = self._chain_query(((int(hop[place]), int(head[place])),), int(anchor[place]))
+        return None if query is None else (query, 1 << int(target[place]))
+
+    def _weight_against_shortcuts(
+        self, hop: np.ndarray, head: np.ndarray, target: np.ndarray, near: np.ndarray
+    ) -> np.ndarray:
+        """Weights for choosing among relations, each given by its hop, head phrase and target.
+
+        Most settled directions point at the nearest or the outermost candidate; weighted so, these two shortcuts work
+        no more often than by chance.
+        """
+        tables = self.tables
+        towards = hop < len(DIRECTIONS)
+        outer = target == tables.outermost[np.minimum(hop, len(DIRECTIONS) - 1), head]
+        want_near, want_outer = self.rng.random(2) < _SHORTCUT_SHARE
+        weight = tables.head_weight[head]
+        weight = weight * np.where(towards & (near != want_near), 0.02, 1.0)
+        return weight * np.where(towards & (outer != want_outer), 0.0004, 1.0)
+
+    @staticmethod
+    def _even_out(weight: np.ndarray, *hops: np.ndarray) -> np.ndarray:
+        """Scales weights so that directions, "nearest" and "farthest" get their shares, for each of `hops` jointly."""
+        group, shares = np.zeros(len(weight), dtype=int), np.ones(1)
+        for hop in hops:
+            group = len(_HOP_SHARES) * group + np.maximum(hop - len(DIRECTIONS) + 1, 0)
+            shares = np.outer(shares, _HOP_SHARES).ravel()
+        total = np.bincount(group, weight, minlength=len(shares))
+        return weight * (shares / np.maximum(total, 1e-12))[group]
 
     def _related(self, least: int) -> _Found | None:
         """All that lie some way from an anchor: two or more of them, or (`least=0`) none."""
@@ -445,10 +468,9 @@ class ExpressionWriter:
         tables = self.tables
         good = tables.settled & tables.can_anchor & (tables.candidates >= 2)
         hop, head, anchor = np.nonzero(good)
-        # Even out the hops here too, and cap the number: a scene has hundreds of links.
-        share = _HOP_WEIGHTS[hop] * tables.head_weight[head] / np.bincount(hop, minlength=len(_HOPS))[hop]
-        keep = self._in_random_order(share)[:_LINKS_KEPT]
         end = tables.answer[hop, head, anchor]
+        # A scene has hundreds of links; a few of each kind will do.
+        keep = self._in_random_order(self._even_out(tables.head_weight[head], hop))[:_LINKS_KEPT]
         return [
             _Chain(((h, p),), a, e, 1 << a | 1 << e)
             for h, p, a, e in zip(*(column[keep].tolist() for column in (hop, head, anchor, end)), strict=True)
@@ -466,40 +488,41 @@ class ExpressionWriter:
                 return query, 1 << chain.end
         return None
 
-    def _draw_hops(self, inner: list[_Chain]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Random triples of a chain to extend, a relation and a head phrase."""
-        tables = self.tables
-        total = np.cumsum(_HOP_WEIGHTS[:, None] * tables.head_weight)
-        place = np.searchsorted(total, self.rng.random(_CHAIN_DRAWS) * total[-1], side="right")
-        hop, head = np.divmod(place, len(tables.heads))
-        return self.rng.integers(len(inner), size=_CHAIN_DRAWS), hop, head
-
     def _grow(self, inner: list[_Chain], least: int, most: int) -> Iterator[_Chain]:
         """At most `most` chains one relation longer, whose every hop counts."""
         if not inner:
             return
         tables = self.tables
-        which, hop, head = self._draw_hops(inner)
-        end, anchor, mentioned = np.array([(chain.end, chain.anchor, chain.mentioned) for chain in inner])[which].T
+        ends, anchors, mentions = np.array([(link.end, link.anchor, link.mentioned) for link in inner]).T
+        hop, head, which = np.nonzero(tables.settled[:, :, ends])
+        end, anchor, mentioned = ends[which], anchors[which], mentions[which]
         target = tables.answer[hop, head, end]
-        good = tables.settled[hop, head, end] & ((mentioned >> target) & 1 == 0)
+        good = (mentioned >> target) & 1 == 0
         good &= _POPCOUNT[tables.head_bits[head] & ~mentioned] >= least
-        # Going straight from the innermost anchor must not lead there, nor, by the shares, the two shortcuts.
+        # Going straight from the innermost anchor must not lead there.
         good &= tables.sets[hop, head, anchor] != 1 << target
-        towards = hop < len(DIRECTIONS)
-        near = towards & ((target == tables.nearest[head, end]) | (target == tables.nearest[head, anchor]))
-        outer = towards & (target == tables.outermost[np.minimum(hop, 3), head])
-        shy_of_near, shy_of_outer = self.rng.random(2) >= _SHORTCUT_SHARE
-        shortcut = (near & shy_of_near) | (outer & shy_of_outer)
-        # Chains without a shortcut first, the others only if there are none.
-        for i in (*np.flatnonzero(good & ~shortcut), *np.flatnonzero(good & shortcut)):
-            link, found = inner[which[i]], int(target[i])
-            hops = ((int(hop[i]), int(head[i])), *link.hops)
+        hop, head, which, end, anchor, target = (column[good] for column in (hop, head, which, end, anchor, target))
+        fellows = tables.holds[np.array([link.hops[0][1] for link in inner])][which]
+        good = self._share_from(fellows, hop, head, target) <= _MOST_FOR_A_DROPPED_HOP
+        hop, head, which, end, anchor, target = (column[good] for column in (hop, head, which, end, anchor, target))
+        near = (target == tables.nearest[head, end]) | (target == tables.nearest[head, anchor])
+        weight = self._weight_against_shortcuts(hop, head, target, near)
+        inner_hop = np.array([link.hops[0][0] for link in inner])[which]
+        for place in self._in_random_order(self._even_out(weight, hop, inner_hop)):
+            link, found = inner[which[place]], int(target[place])
+            hops = ((int(hop[place]), int(head[place])), *link.hops)
             if self._every_hop_counts(hops, link.anchor, found):
                 yield _Chain(hops, link.anchor, found, link.mentioned | 1 << found)
                 most -= 1
                 if not most:
                     return
+
+    def _share_from(self, starts: np.ndarray, hop: np.ndarray, head: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """How often a step from one of `starts`, `(steps, objects)` and chosen blindly, leads to the target."""
+        sets = self.tables.sets[hop, head]
+        count = _POPCOUNT[sets]
+        leads = starts * ((sets >> target[:, None]) & 1) / np.maximum(count, 1)
+        return leads.sum(1) / np.maximum((starts * (count > 0)).sum(1), 1)
 
     def _reach(self, hops: Iterable[tuple[int, int]], chances: dict[int, float]) -> dict[int, float]:
         """Where a reader ends who follows `hops` inside out from random starts, choosing blindly among what fits."""
@@ -515,10 +538,10 @@ class ExpressionWriter:
 
     def _every_hop_counts(self, hops: tuple[tuple[int, int], ...], anchor: int, target: int) -> bool:
         """Whether readers who drop the end of the chain mostly fail, and readers who skip a part of it go wrong."""
-        for cut in range(1, len(hops)):
+        for cut in range(2, len(hops)):
             starts = _members(int(self.tables.head_bits[hops[cut][1]]))
             chances = self._reach(reversed(hops[:cut]), dict.fromkeys(starts, 1.0 / len(starts)))
-            if chances.get(target, 0.0) > _MOST_FOR_A_DROPPED_HOP:
+            if chances.get(target, 0.0) > _MOST_FOR_A_DROPPED_HOP * sum(chances.values()):
                 return False
         skipped = [hops[:cut] + hops[cut + 1 :] for cut in range(1, len(hops))]
         skipped += [((hop, hops[0][1]),) for hop, _ in hops]
@@ -529,16 +552,14 @@ class ExpressionWriter:
         tables, inner = self.tables, self._links
         if not inner:
             return None
-        which, hop, head = self._draw_hops(inner)
-        end = np.array([chain.end for chain in inner])[which]
-        towards = np.minimum(hop, len(DIRECTIONS) - 1)
-        good = (hop == towards) & (tables.candidates[head, end] >= 2)
-        good &= (tables.head_bits[head] & (tables.towards | tables.towards_unclear)[towards, end]) == 0
-        for i in np.flatnonzero(good)[:1]:
-            link = inner[which[i]]
-            query = self._chain_query(((int(hop[i]), int(head[i])), *link.hops), link.anchor)
-            return None if query is None else (query, 0)
-        return None
+        link = inner[int(self.rng.integers(len(inner)))]
+        perhaps = (tables.towards | tables.towards_unclear)[:, link.end]
+        good = ((tables.head_bits & perhaps[:, None]) == 0) & (tables.candidates[:, link.end] >= 2)
+        drawn = self._draw(good * tables.head_weight)
+        if drawn is None:
+            return None
+        query = self._chain_query((drawn, *link.hops), link.anchor)
+        return None if query is None else (query, 0)
 
     # Comparisons
 
