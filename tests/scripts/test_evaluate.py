@@ -14,13 +14,12 @@ from PIL import Image
 
 from modeling_jmceln import JMCELNModel
 from processing.shapes import shapes_dataset
-from processing.word_tokenizer import build_word_tokenizer
 from scripts import evaluate
 from tests.tiny import tiny_config, tiny_processor
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-IMAGES = 12
+ROWS, IMAGES = 60, 10
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +35,32 @@ def model_folder(tmp_path_factory):
     return folder
 
 
-def arguments(model_folder, output, *more):
-    return [
-        *("--model", str(model_folder), "--dataset", "shapes", "--split", "test", "--device", "cpu"),
-        *("--shapes-images", str(IMAGES), "--shapes-image-size", "96", "--presence-threshold", "0"),
-        *("--output-dir", str(output), "--no-progress", *more),
-    ]
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    shapes_dataset("test", size=ROWS, image_size=96).to_parquet(path)
+    return path
+
+
+@pytest.fixture
+def arguments(model_folder, rows_file):
+    def make(output, *more):
+        return [
+            *("--model", str(model_folder), "--dataset", str(rows_file), "--split", "train", "--device", "cpu"),
+            *("--limit", str(IMAGES), "--presence-threshold", "0", "--output-dir", str(output), "--no-progress"),
+            *more,
+        ]
+
+    return make
 
 
 def without_the_run(results):
     return {name: value for name, value in results.items() if name not in ("date", "run")}
 
 
-def test_everything_is_written(model_folder, tmp_path, capsys):
+def test_everything_is_written(arguments, tmp_path, capsys):
     more = ("--controls", "--save-predictions", "--sheet-cases", "2", "--batch-size", "2")
-    results = evaluate.main(arguments(model_folder, tmp_path, *more))
+    results = evaluate.main(arguments(tmp_path, *more))
     assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["data"]["images"] == IMAGES
     assert results["data"]["parts"] == {"shapes/test": IMAGES}
@@ -73,20 +83,20 @@ def test_everything_is_written(model_folder, tmp_path, capsys):
         assert sheet.width > 500
 
 
-def test_the_same_command_goes_on_and_another_is_refused(model_folder, tmp_path):
-    first = evaluate.main(arguments(model_folder, tmp_path, "--sheet-cases", "0"))
-    second = evaluate.main(arguments(model_folder, tmp_path, "--sheet-cases", "0"))
+def test_the_same_command_goes_on_and_another_is_refused(arguments, tmp_path):
+    first = evaluate.main(arguments(tmp_path, "--sheet-cases", "0"))
+    second = evaluate.main(arguments(tmp_path, "--sheet-cases", "0"))
     assert second["run"]["expressions_scored_by_main_process"] == 0
     assert without_the_run(first) == without_the_run(second)
     with pytest.raises(ValueError, match="journal of another evaluation"):
-        evaluate.main(arguments(model_folder, tmp_path, "--sheet-cases", "0", "--threshold", "0.6"))
-    third = evaluate.main(arguments(model_folder, tmp_path, "--sheet-cases", "0", "--threshold", "0.6", "--overwrite"))
+        evaluate.main(arguments(tmp_path, "--sheet-cases", "0", "--threshold", "0.6"))
+    third = evaluate.main(arguments(tmp_path, "--sheet-cases", "0", "--threshold", "0.6", "--overwrite"))
     assert third["scores"] != first["scores"]
 
 
-def test_protocol_lavt_is_named_in_the_results(model_folder, tmp_path):
+def test_protocol_lavt_is_named_in_the_results(arguments, tmp_path):
     more = ("--protocol", "lavt", "--image-size", "64", "--sheet-cases", "1", "--limit", "2")
-    results = evaluate.main(arguments(model_folder, tmp_path, *more))
+    results = evaluate.main(arguments(tmp_path, *more))
     assert results["settings"]["protocol"] == "lavt"
     assert "480x480" in results["settings"]["protocol_description"]
     assert results["data"]["images"] == 2
@@ -95,35 +105,38 @@ def test_protocol_lavt_is_named_in_the_results(model_folder, tmp_path):
         sheet.verify()
 
 
-def test_datasets_of_ones_own(model_folder, tmp_path):
-    rows = shapes_dataset("test", size=IMAGES, image_size=96)
-    rows.to_parquet(tmp_path / "rows.parquet")
-    from_shapes = evaluate.main(arguments(model_folder, tmp_path / "shapes", "--sheet-cases", "0"))
-    for name, more in {"file": (), "stream": ("--streaming",)}.items():
-        results = evaluate.main(
-            [
-                *("--model", str(model_folder), "--dataset", str(tmp_path / "rows.parquet"), "--split", "train"),
-                *("--presence-threshold", "0", "--device", "cpu", "--output-dir", str(tmp_path / name)),
-                *("--no-progress", "--sheet-cases", "0", *more),
-            ]
+def test_shapes_files_and_streams_give_the_same(model_folder, arguments, tmp_path):
+    (tmp_path / "rows").mkdir()
+    shapes_dataset("test", size=3, image_size=96).to_parquet(tmp_path / "rows" / "test.parquet")
+    all_results = []
+    for name, data in {
+        "shapes": ("shapes", "--shapes-images", "3", "--shapes-image-size", "96"),
+        "folder": (str(tmp_path / "rows"),),
+        "stream": (str(tmp_path / "rows"), "--streaming"),
+    }.items():
+        all_results.append(
+            evaluate.main(
+                [
+                    *("--model", str(model_folder), "--split", "test", "--presence-threshold", "0"),
+                    *("--device", "cpu", "--output-dir", str(tmp_path / name), "--no-progress"),
+                    *("--sheet-cases", "0", "--dataset", *data),
+                ]
+            )
         )
-        assert results["scores"] == from_shapes["scores"]
-        assert results["data"]["annotations_sha256"] == from_shapes["data"]["annotations_sha256"]
+    first = all_results[0]
+    assert first["data"]["images"] == 3
+    for other in all_results[1:]:
+        assert other["scores"] == first["scores"]
+        assert other["data"]["annotations_sha256"] == first["data"]["annotations_sha256"]
 
 
-def test_another_vocabulary_and_half_precision(tmp_path):
-    torch.manual_seed(0)
-    tokenizer = build_word_tokenizer(["red", "circle"])
-    config = tiny_config()
-    config.text_config.vocab_size = len(tokenizer)
-    processor = tiny_processor()
-    processor.tokenizer = tokenizer
-    JMCELNModel(config).save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    more = ("--dtype", "bfloat16", "--limit", "2", "--sheet-cases", "0")
-    results = evaluate.main(arguments(tmp_path / "model", tmp_path / "results", *more))
-    assert results["model"]["dtype"] == "bfloat16"
-    assert results["scores"]["expressions"] > 0
+def test_half_precision(arguments, tmp_path):
+    more = ("--sheet-cases", "0", "--limit", "2")
+    whole = evaluate.main(arguments(tmp_path / "float32", *more))
+    half = evaluate.main(arguments(tmp_path / "bfloat16", *more, "--dtype", "bfloat16"))
+    assert half["model"]["dtype"] == "bfloat16"
+    assert half["model"]["weights_sha256"] != whole["model"]["weights_sha256"]
+    assert half["scores"]["oIoU"] == pytest.approx(whole["scores"]["oIoU"], abs=0.02)
 
 
 def test_default_output_folder():
@@ -144,9 +157,9 @@ def run_script(*command, wait=True):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_gives_the_same_result(model_folder, tmp_path):
-    more = ("--sheet-cases", "0", "--controls", "another image", "--shapes-images", "60")
-    process = run_script("scripts/evaluate.py", *arguments(model_folder, tmp_path / "killed", *more), wait=False)
+def test_killed_and_started_again_it_gives_the_same_result(arguments, tmp_path):
+    more = ("--sheet-cases", "0", "--controls", "another image", "--limit", str(ROWS))
+    process = run_script("scripts/evaluate.py", *arguments(tmp_path / "killed", *more), wait=False)
     journal = tmp_path / "killed" / "journal" / "process-00000.jsonl"
     deadline = time.monotonic() + 200
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
@@ -156,19 +169,19 @@ def test_killed_and_started_again_it_gives_the_same_result(model_folder, tmp_pat
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = journal.read_bytes().count(b"\n") - 1
-    assert 5 <= finished < 60
-    resumed = evaluate.main(arguments(model_folder, tmp_path / "killed", *more))
-    unbroken = evaluate.main(arguments(model_folder, tmp_path / "unbroken", *more))
+    assert 5 <= finished < ROWS
+    resumed = evaluate.main(arguments(tmp_path / "killed", *more))
+    unbroken = evaluate.main(arguments(tmp_path / "unbroken", *more))
     assert resumed["run"]["expressions_scored_by_main_process"] < unbroken["scores"]["expressions"]
     assert without_the_run(resumed) == without_the_run(unbroken)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_result_of_one(model_folder, tmp_path):
+def test_two_processes_give_the_result_of_one(arguments, tmp_path):
     more = ("--sheet-cases", "0", "--controls", "another image")
-    one = evaluate.main(arguments(model_folder, tmp_path / "one", *more))
+    one = evaluate.main(arguments(tmp_path / "one", *more))
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    run_script(*launcher, "scripts/evaluate.py", *arguments(model_folder, tmp_path / "two", *more))
+    run_script(*launcher, "scripts/evaluate.py", *arguments(tmp_path / "two", *more))
     two = json.loads((tmp_path / "two" / "results.json").read_text())
     assert two["run"]["processes"] == 2
     assert two["run"]["expressions_scored_by_main_process"] < one["scores"]["expressions"]
