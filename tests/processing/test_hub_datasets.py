@@ -2,6 +2,7 @@ import dataclasses
 import io
 import logging
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -478,3 +479,10 @@ def test_photos_are_found_in_every_edition(tmp_path, name):
     assert find_image(tmp_path, file_name, "9") == path
     with pytest.raises(ValueError, match="not found"):
         find_image(tmp_path, "10.jpg", "10")
+
+
+def test_the_documentation_lists_every_hub_dataset():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text("utf-8")
+    for entry in HUB_DATASETS:
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| `{entry.identifier}`"))
+        assert f"| {entry.images} |" in line
