@@ -587,7 +587,8 @@ class ExpressionWriter:
             name = ATTRIBUTES[attribute]
             query = self._describe(anchor, without=name)
             if least == 1 and (query is None or self.rng.random() < 0.25):
-                query = self._describe_by_relation(anchor, without=name) or query
+                apart_from = int(tables.head_bits[head]), int(sets[attribute, head, anchor])
+                query = self._describe_by_relation(anchor, name, *apart_from) or query
             if query is not None:
                 several = least > 1 or (least == 0 and self.rng.random() < _PLURAL_SHARE)
                 condition = SameAs(name, query)
@@ -624,10 +625,14 @@ class ExpressionWriter:
                 return
             yield drawn
 
-    def _describe_by_relation(self, index: int, without: str) -> Query | None:
-        """A phrase that fits several objects and a relation that leaves this one."""
+    def _describe_by_relation(self, index: int, without: str, head_bits: int, target: int) -> Query | None:
+        """A phrase that fits several objects and a relation that leaves this one, still with candidates to spare."""
         for link in self._links:
-            if link.end == index and getattr(self.tables.heads[link.hops[0][1]], without) is None:
+            phrase = self.tables.heads[link.hops[0][1]]
+            spared = (head_bits & ~link.mentioned).bit_count()
+            if link.end != index or getattr(phrase, without) is not None or link.mentioned & target:
+                continue
+            if spared >= _FEWEST_CANDIDATES:
                 return self._chain_query(link.hops, link.anchor)
         return None
 

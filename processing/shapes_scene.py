@@ -8,7 +8,9 @@ single word names its object.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -59,7 +61,9 @@ _SIZE_WEIGHTS = (0.40, 0.35, 0.25)
 # cross and the second makes a true occlusion of up to a third of the shape behind.
 _APART = 0.64
 _OVERLAP = 0.44
-_OVERLAPS_ALLOWED = (0, 1, 1, 2)
+_OVERLAPS_ALLOWED = (0, 1, 2, 3)
+# Share of the objects that are placed on purpose where they overlap another, as long as overlaps are allowed.
+_OVERLAP_SHARE = 0.3
 _TRIES_AN_OBJECT = 48
 
 
@@ -106,23 +110,37 @@ class Scene:
 
 
 def _free_place(
-    points: list[list[float]], reach: float, scale: float, placed: list[tuple[float, float, float]], overlaps: int
+    points: Iterable[tuple[float, float]],
+    reach: float,
+    scale: float,
+    placed: list[tuple[float, float, float]],
+    overlaps: int,
 ) -> tuple[float, float, int] | None:
     """First of `points` where the object fits: `(x, y, number of overlaps used)`."""
-    span = 1.0 - 2.0 * reach
-    for across, down in points:
-        x, y = reach + across * span, reach + down * span
+    for x, y in points:
+        if not (reach <= x <= 1.0 - reach and reach <= y <= 1.0 - reach):
+            continue
         near = 0
         for other_x, other_y, other_scale in placed:
             ratio = math.hypot(x - other_x, y - other_y) / (scale + other_scale)
             if ratio < _OVERLAP:
-                near = 99
                 break
-            if ratio < _APART:
-                near += 1
-        if near <= overlaps and near <= 1:
-            return x, y, near
+            near += ratio < _APART
+        else:
+            if near <= min(overlaps, 1):
+                return x, y, near
     return None
+
+
+def _points_beside(
+    placed: list[tuple[float, float, float]], scale: float, draws: list[list[float]]
+) -> Iterator[tuple[float, float]]:
+    """Points where an object of this scale would overlap one that is already there."""
+    for which, turn in draws:
+        x, y, other_scale = placed[int(which * len(placed))]
+        distance = (scale + other_scale) * (_OVERLAP + 0.02 + 0.08 * turn)
+        angle = 2.0 * math.pi * ((7.0 * turn) % 1.0)
+        yield x + distance * math.cos(angle), y + distance * math.sin(angle)
 
 
 def sample_scene(rng: np.random.Generator, min_objects: int = 8, max_objects: int = 12) -> Scene:
@@ -158,8 +176,12 @@ def sample_scene(rng: np.random.Generator, min_objects: int = 8, max_objects: in
         # Large ones first: they find room, and small ones fill the gaps.
         for i in range(wanted):
             kind, size = KINDS[kind_of[i]], size_names[size_of[i]]
-            scale = SIZES[size] * (1.0 + SIZE_JITTER * (2.0 * uniform[i, 4] - 1.0))
-            place = _free_place(points[i], scale * REACH[kind] + 0.01, scale, placed, overlaps)
+            scale = SIZES[size] * (1.0 + SIZE_JITTER * (2.0 * float(uniform[i, 4]) - 1.0))
+            reach = scale * REACH[kind] + 0.01
+            anywhere = ((reach + a * (1.0 - 2.0 * reach), reach + b * (1.0 - 2.0 * reach)) for a, b in points[i])
+            if placed and overlaps and uniform[i, 7] < _OVERLAP_SHARE:
+                anywhere = chain(_points_beside(placed, scale, points[i][:8]), anywhere)
+            place = _free_place(anywhere, reach, scale, placed, overlaps)
             if place is None:
                 continue
             x, y, used = place
@@ -174,7 +196,7 @@ def sample_scene(rng: np.random.Generator, min_objects: int = 8, max_objects: in
                     size=size,
                     x=x,
                     y=y,
-                    scale=float(scale),
+                    scale=scale,
                     angle=float(turn * (2.0 * uniform[i, 5] - 1.0)),
                     pattern_angle=float(math.pi * uniform[i, 6]),
                 )

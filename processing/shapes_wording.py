@@ -108,7 +108,7 @@ _PLURAL_SIZE_THAN = {
 _QUANTIFIERS = ("all the", "all", "every", "each", "the")
 _SINGULAR_QUANTIFIERS = ("every", "each")
 _EXCEPT = ("except", "but not", "other than", "apart from")
-_COUNTS = {2: ("two",), 3: ("three",), 4: ("four",), 5: ("five",)}
+_COUNTS = {2: ("two",), 3: ("three",)}
 _ARTICLES = ("the", "the", "the", "the", "")
 _FIXED_WORDS = ("the", "one", "and", "that is", "that are")
 

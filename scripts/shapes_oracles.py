@@ -1,0 +1,93 @@
+"""Show that every level of the synthetic benchmark needs its words: score readers that leave some unread.
+
+    python scripts/shapes_oracles.py
+    python scripts/shapes_oracles.py --images 2000 --output runs/oracles
+    python scripts/shapes_oracles.py --images 50 --sheet sheet.png
+
+Prints a table a score, and writes `oracles.json` and `oracles.md` into the output folder. On the levels position,
+relation, chain2, chain3 and comparison the reader of the head noun phrase must stay under 0.35. Also measured: the
+mean IoU that perfect logits reach at coarser resolutions, which bounds any model.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+# So that `python scripts/shapes_oracles.py` works in a checkout that is not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from processing.shapes_ceiling import resolution_ceiling
+from processing.shapes_expressions import LEVELS
+from processing.shapes_oracles import READERS, labelled_scene, oracle_scores
+from processing.shapes_sheet import draw_sheet
+
+
+STRIDES = (2, 4, 8)
+SCORES = ("mIoU", "P@0.5")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    readers = "\n".join(f"  {name}: {meaning}" for name, (meaning, _) in READERS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"readers:\n{readers}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", default="test", help="split of the benchmark, any name (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=500, help="number of images to read (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the benchmark (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, default=128, help="side in pixels (default: %(default)s)")
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="levels (default: all)")
+    parser.add_argument("--output", type=Path, help="folder for oracles.json and oracles.md (default: only print)")
+    parser.add_argument("--sheet", type=Path, help="also draw samples of every level into this picture file")
+    parser.add_argument("--sheet-columns", type=int, default=6, help="samples a level (default: %(default)s)")
+    parsed = parser.parse_args(arguments)
+    if parsed.images < 1:
+        parser.error(f"--images must be at least 1, got {parsed.images}")
+    return parsed
+
+
+def as_table(scores: dict[str, dict[str, dict[str, float]]], score: str) -> str:
+    """A Markdown table: a row a level, a column a reader."""
+    lines = [
+        f"| {score} | " + " | ".join(READERS) + " | expressions |",
+        "| --- |" + " ---: |" * (len(READERS) + 1),
+    ]
+    for level, readers in scores.items():
+        cells = [f"{readers[name][score]:.3f}" for name in READERS]
+        lines.append(f"| {level} | " + " | ".join(cells) + f" | {readers['head phrase']['expressions']} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parsed = parse_arguments(arguments)
+    items = [
+        labelled_scene(parsed.split, index, parsed.seed, parsed.image_size, parsed.levels)
+        for index in range(parsed.images)
+    ]
+    scores = oracle_scores(items)
+    masks = [item.masks[list(one.targets)].any(0) for item in items for one in item.expressions if one.targets]
+    strides = [stride for stride in STRIDES if parsed.image_size % stride == 0]
+    ceilings = {stride: resolution_ceiling(masks, stride) for stride in strides}
+    report = "\n\n".join(as_table(scores, score) for score in SCORES)
+    report += "\n\n| stride of perfect logits | mIoU after bilinear enlarging |\n| --- | ---: |\n"
+    report += "\n".join(f"| {stride} | {ceiling:.3f} |" for stride, ceiling in ceilings.items())
+    print(report)
+    if parsed.output is not None:
+        parsed.output.mkdir(parents=True, exist_ok=True)
+        settings = {key: getattr(parsed, key) for key in ("split", "images", "seed", "image_size", "levels")}
+        content = {
+            "settings": settings,
+            "readers": {name: meaning for name, (meaning, _) in READERS.items()},
+            "scores": scores,
+            "ceilings": ceilings,
+        }
+        (parsed.output / "oracles.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (parsed.output / "oracles.md").write_text(report + "\n", encoding="utf-8")
+    if parsed.sheet is not None:
+        parsed.sheet.parent.mkdir(parents=True, exist_ok=True)
+        draw_sheet(items, columns=parsed.sheet_columns).save(parsed.sheet)
+
+
+if __name__ == "__main__":
+    main()
