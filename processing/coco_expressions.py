@@ -281,7 +281,7 @@ class ExpressionWriter:
                     for anchor, anchor_category, phrase in choices:
                         if anchor_category != category:
                             yield from self._relations(scene, level, category, items, anchor, phrase)
-        yield from self._counts(scene, groups, countable, single)
+        yield from self._counts(scene, groups, countable, single, generator)
         yield from self._absences(scene, groups, countable, single, generator)
 
     def _is_target(self, scene: Scene, item: SceneObject) -> bool:
@@ -366,6 +366,7 @@ class ExpressionWriter:
         groups: dict[str, list[SceneObject]],
         countable: dict[str, list[SceneObject]],
         single: dict[str, SceneObject],
+        generator: random.Random,
     ) -> Iterator[_Candidate]:
         for category, items in groups.items():
             if len(items) == 1 and not items[0].is_crowd:
@@ -382,8 +383,10 @@ class ExpressionWriter:
             yield _Candidate("count", tuple(items), templates, category)
         for category, items in countable.items():
             yield from self._groups_at_one_side(scene, category, items)
-        pairs = [item for item in single.values() if self._is_target(scene, item)]
-        for first, second in itertools.permutations(pairs, 2):
+        alone = [item for item in single.values() if self._is_target(scene, item)]
+        # Few of the many pairs, or they would crowd out all other expressions with several targets.
+        for _ in range(min(2, len(alone) // 2)):
+            first, second = generator.sample(alone, 2)
             yield _Candidate("count", (first, second), ("the {x} and {y}",), first.category, second.category)
 
     def _groups_at_one_side(self, scene: Scene, category: str, items: list[SceneObject]) -> Iterator[_Candidate]:

@@ -53,28 +53,25 @@ class RowSource:
         return f"{self.dataset} {self.split}"
 
 
-def _parse(row: Mapping[str, Any], index: int, source: RowSource) -> ParsedRow | None:
+def _parse(row: Mapping[str, Any], place: str, source: RowSource) -> ParsedRow | None:
     """Read a row; what goes wrong becomes a problem in the result. `None` for an image that is left out."""
     try:
-        image_id = source.adapter.image_id(row) or str(index)
+        image_id = source.adapter.image_id(row) or place
         if image_id in source.exclude_image_ids:
             return None
         referents, problems = source.adapter.referents(row)
         referents = [
-            referent if referent.ref_id else replace(referent, ref_id=f"{index}_{position}")
+            referent if referent.ref_id else replace(referent, ref_id=f"{place}_{position}")
             for position, referent in enumerate(referents)
         ]
-        parsed = ParsedRow(image_id, referents, problems)
-        if source.check_images:
-            check_size(parsed, _image_cell(row, image_id, source))
-        return parsed
+        return ParsedRow(image_id, referents, problems)
     except KeyError as error:
         return ParsedRow("", [], [f"missing {error}"])
     except (ValueError, TypeError, AttributeError) as error:
         return ParsedRow("", [], [str(error)])
 
 
-def check_size(parsed: ParsedRow, cell: Mapping[str, Any]) -> None:
+def check_size(referents: Iterable[Referent], cell: Mapping[str, Any]) -> None:
     """
     Compare the size of an undecoded image with that of its masks.
 
@@ -82,39 +79,41 @@ def check_size(parsed: ParsedRow, cell: Mapping[str, Any]) -> None:
         ValueError: if they differ or the image cannot be opened.
     """
     size = image_size_from_header(cell)
-    wrong = {tuple(referent.mask["size"]) for referent in parsed.referents} - {size}
+    wrong = {tuple(referent.mask["size"]) for referent in referents} - {size}
     if wrong:
         raise ValueError(f"masks of (height, width) = {sorted(wrong)} for an image of {size}")
 
 
-def _image_cell(row: Mapping[str, Any], image_id: str, source: RowSource) -> dict[str, Any]:
-    """The image as `datasets` stores it, undecoded; raises ValueError where it is missing."""
-    cell = row.get(source.adapter.image_column)
-    if cell is not None and (cell.get("bytes") is not None or cell.get("path")):
-        return {"bytes": cell.get("bytes"), "path": cell.get("path")}
-    if source.image_folder is None:
+def _image_cell(
+    cell: Mapping[str, Any] | None, file_name: str, image_id: str, referents: Iterable[Referent], source: RowSource
+) -> dict[str, Any]:
+    """The image as `datasets` stores it, undecoded; raises ValueError where it is missing or, if asked, unfit."""
+    if source.image_folder is not None:
+        cell = {"bytes": None, "path": str(find_image(source.image_folder, file_name, image_id))}
+    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         raise ValueError("no image")
-    path = find_image(source.image_folder, source.adapter.image_file_name(row), image_id)
-    return {"bytes": None, "path": str(path)}
+    if source.check_images:
+        check_size(referents, cell)
+    return {"bytes": cell.get("bytes"), "path": cell.get("path")}
+
+
+def _file_name(row: Mapping[str, Any], source: RowSource) -> str:
+    return "" if source.image_folder is None else source.adapter.image_file_name(row)
 
 
 def _parse_batch(
     batch: dict[str, list[Any]], indices: list[int], source: RowSource, version: int
 ) -> dict[str, list[Any]]:
     del version  # only a part of the cache key
-    parsed_rows, paths = [], []
-    for index, row in zip(indices, _rows_of(batch), strict=True):
-        parsed, path = _parse(row, index, source), ""
-        if parsed is not None and parsed.referents and source.image_folder is not None:
-            try:
-                path = _image_cell(row, parsed.image_id, source)["path"] or ""
-            except ValueError as error:
-                parsed = ParsedRow(parsed.image_id, [], [*parsed.problems, str(error)])
-        parsed_rows.append(parsed or ParsedRow("", []))
-        paths.append(path)
+    rows = list(_rows_of(batch))
+    parsed_rows = [
+        _parse(row, str(index), source) or ParsedRow("", []) for index, row in zip(indices, rows, strict=True)
+    ]
     return {
         "image_id": [parsed.image_id for parsed in parsed_rows],
-        "path": paths,
+        "file_name": [
+            _file_name(row, source) if parsed.referents else "" for row, parsed in zip(rows, parsed_rows, strict=True)
+        ],
         "problems": [parsed.problems for parsed in parsed_rows],
         "ref_ids": [[referent.ref_id for referent in parsed.referents] for parsed in parsed_rows],
         "expressions": [[referent.expressions for referent in parsed.referents] for parsed in parsed_rows],
@@ -132,7 +131,7 @@ def _parsed_features() -> datasets.Features:
     return datasets.Features(
         {
             "image_id": text,
-            "path": text,
+            "file_name": text,
             "problems": [text],
             "ref_ids": [text],
             "expressions": [[text]],
@@ -149,11 +148,12 @@ def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_pr
         BadRowError: at the first bad row, if `on_bad_row` is `"raise"`.
         ValueError: if no row is left.
     """
-    adapter = source.adapter
-    has_images = adapter.image_column in rows.column_names
+    image_column = source.adapter.image_column
+    has_images = source.image_folder is None
     needed = rows
-    if has_images and not adapter.needs_image_bytes and not source.check_images and source.image_folder is None:
-        needed = rows.remove_columns([adapter.image_column])
+    if has_images and not source.adapter.needs_image_bytes:
+        needed = rows.remove_columns([image_column])
+    # Cached by `datasets`, so nothing in here may depend on files beside the rows.
     parsed = needed.map(
         _parse_batch,
         batched=True,
@@ -167,30 +167,36 @@ def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_pr
     )
     bad_rows = BadRows(source.label, on_bad_row)
     images = group_by_image(_parsed_rows(parsed, bad_rows))
+    file_names = None if has_images else list(parsed["file_name"])
+    cells = rows.select_columns([image_column]) if has_images and source.check_images else None
+    first_rows, annotations = [], []
+    for image_id, (index, referents) in images.items():
+        columns = annotation_columns(referents, image_id, source.dataset, source.split)
+        try:
+            if file_names is not None:
+                columns["image"] = _image_cell(None, file_names[index], image_id, referents, source)
+            elif cells is not None:
+                check_size(referents, cells[index][image_column])
+        except ValueError as error:
+            bad_rows.report(index, str(error))
+            continue
+        first_rows.append(index)
+        annotations.append(columns)
     bad_rows.summarize()
-    if not images:
+    if not annotations:
         raise ValueError(f"{source.label}: no row is left")
-    annotations = [
-        annotation_columns(referents, image_id, source.dataset, source.split)
-        for image_id, (_, referents) in images.items()
-    ]
-    first_rows = [index for index, _ in images.values()]
     features = canonical_features()
-    if has_images and source.image_folder is None:
-        pictures = rows.select_columns([adapter.image_column])
-        if adapter.image_column != "image":
-            pictures = pictures.rename_column(adapter.image_column, "image")
-        if first_rows != list(range(len(pictures))):
-            pictures = pictures.select(first_rows)
-        without_image = datasets.Features({name: kind for name, kind in features.items() if name != "image"})
-        table = datasets.Dataset.from_list(annotations, features=without_image)
-        joined = datasets.concatenate_datasets([pictures, table], axis=1)
-        return joined.cast_column("image", datasets.Image()).select_columns(list(features))
-    paths = parsed.select(first_rows)["path"]
-    return datasets.Dataset.from_list(
-        [{"image": {"bytes": None, "path": path}, **row} for path, row in zip(paths, annotations, strict=True)],
-        features=features,
-    )
+    if not has_images:
+        return datasets.Dataset.from_list(annotations, features=features)
+    pictures = rows.select_columns([image_column])
+    if image_column != "image":
+        pictures = pictures.rename_column(image_column, "image")
+    if first_rows != list(range(len(pictures))):
+        pictures = pictures.select(first_rows)
+    without_image = datasets.Features({name: kind for name, kind in features.items() if name != "image"})
+    table = datasets.Dataset.from_list(annotations, features=without_image)
+    joined = datasets.concatenate_datasets([pictures, table], axis=1)
+    return joined.cast_column("image", datasets.Image()).select_columns(list(features))
 
 
 def _parsed_rows(parsed: datasets.Dataset, bad_rows: BadRows) -> Iterator[tuple[int, ParsedRow]]:
@@ -248,18 +254,20 @@ def _stream_shards(
             for index, row in enumerate(row for batch in batches for row in _rows_of(batch)):
                 if kept is not None and index not in kept:
                     continue
-                parsed = _parse(row, index, source)
+                place = f"{number}_{index}" if number else str(index)
+                parsed = _parse(row, place, source)
                 if parsed is None:
                     continue
-                cell = None
+                cell, problems = None, list(parsed.problems)
                 if parsed.referents:
                     try:
-                        cell = _image_cell(row, parsed.image_id, source)
+                        found = row.get(source.adapter.image_column)
+                        cell = _image_cell(found, _file_name(row, source), parsed.image_id, parsed.referents, source)
                     except ValueError as error:
-                        parsed = ParsedRow(parsed.image_id, [], [*parsed.problems, str(error)])
-                place = f"{index} of shard {number}" if number else index
-                for problem in parsed.problems:
-                    bad_rows.report(place, problem)
+                        parsed = ParsedRow(parsed.image_id, [])
+                        problems.append(str(error))
+                for problem in problems:
+                    bad_rows.report(f"{index} of shard {number}" if number else index, problem)
                 yield cell, parsed
 
     for cell, image_id, referents in group_consecutive(read()):

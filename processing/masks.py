@@ -131,9 +131,11 @@ def polygons_to_rle(polygons: Sequence[Any], height: int, width: int) -> RunLeng
 
     Raises:
         ValueError: if there is no polygon, or one has fewer than three points, an odd number of coordinates or a
-            coordinate that is not finite.
+            coordinate that is not finite or is far outside the image.
     """
-    parts = [_flat_polygon(polygon) for polygon in _split_polygons(polygons)]
+    # pycocotools walks every pixel of an outline, so a stray coordinate would cost gigabytes.
+    limit = 10 * max(height, width)
+    parts = [_flat_polygon(polygon, limit) for polygon in _split_polygons(polygons)]
     if not parts:
         raise ValueError("no polygon; use `empty_rle(height, width)` for no target")
     return _as_canonical(coco_mask.merge(coco_mask.frPyObjects(parts, height, width), intersect=False))
@@ -163,8 +165,7 @@ def to_rle(mask: Any, height: int, width: int) -> RunLengthMask:
     if isinstance(mask, Mapping):
         return _mapping_to_rle(mask, height, width)
     if isinstance(mask, bytes | bytearray):
-        with Image.open(io.BytesIO(mask)) as image:
-            return _encode_checked(_binary_array(image), height, width)
+        return _file_to_rle(io.BytesIO(mask), height, width)
     if isinstance(mask, Image.Image):
         return _encode_checked(_binary_array(mask), height, width)
     if hasattr(mask, "__array__"):
@@ -190,9 +191,17 @@ def _mapping_to_rle(mask: Mapping[str, Any], height: int, width: int) -> RunLeng
     if mask.get("bytes") is not None:
         return to_rle(mask["bytes"], height, width)
     if mask.get("path"):
-        with Image.open(mask["path"]) as image:
-            return to_rle(image, height, width)
+        return _file_to_rle(mask["path"], height, width)
     raise ValueError(f"a mask given as a mapping needs `counts`, `bytes` or `path`, got {sorted(mask)}")
+
+
+def _file_to_rle(file: Any, height: int, width: int) -> RunLengthMask:
+    try:
+        with Image.open(file) as image:
+            array = _binary_array(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the image of a mask cannot be read: {error}") from error
+    return _encode_checked(array, height, width)
 
 
 def _encode_checked(array: np.ndarray, height: int, width: int) -> RunLengthMask:
@@ -224,7 +233,7 @@ def _split_polygons(polygons: Any) -> list[Any]:
     return [polygons] if len(polygons) > 0 and isinstance(polygons[0], Real) else list(polygons)
 
 
-def _flat_polygon(polygon: Any) -> list[float]:
+def _flat_polygon(polygon: Any, limit: float) -> list[float]:
     coordinates = np.asarray(polygon, dtype=np.float64).ravel()
     if coordinates.size < 6 or coordinates.size % 2:
         raise ValueError(
@@ -232,6 +241,8 @@ def _flat_polygon(polygon: Any) -> list[float]:
         )
     if not np.isfinite(coordinates).all():
         raise ValueError("a polygon with a coordinate that is not finite")
+    if np.abs(coordinates).max() > limit:
+        raise ValueError(f"a polygon that reaches to {np.abs(coordinates).max():.0f}, far outside its image")
     return coordinates.tolist()
 
 

@@ -24,7 +24,7 @@ from .hub_datasets import (
 )
 from .hub_rows import RowSource, check_size, read_rows, shard_column, shards_of, stream_rows
 from .refer_folder import ReferFolder, is_refer_folder
-from .referring_rows import CANONICAL_COLUMNS, BadRows, ParsedRow, annotation_columns, canonical_features
+from .referring_rows import CANONICAL_COLUMNS, BadRows, annotation_columns, canonical_features
 from .source_rows import load_source_rows
 
 
@@ -108,10 +108,16 @@ def load_referring_dataset(
     BadRows("", on_bad_row)
     excluded = frozenset(str(identifier) for identifier in exclude_image_ids)
     if isinstance(name_or_path, str | Path) and is_refer_folder(name_or_path):
+        unused = {"adapter": adapter, "columns": columns, "partition": partition, **load_kwargs}
+        given = sorted(name for name, value in unused.items() if value is not None)
+        if given:
+            raise ValueError(f"{name_or_path} is a REFER folder, which has no use for {given}")
         folder = ReferFolder(name_or_path, split, split_by, image_folder, sentence_field, excluded)
         name = dataset_name or f"{_refer_folder_name(folder.folder)}_{folder.split_by}"
         return _load_refer_folder(folder, name, streaming, on_bad_row, check_images)
 
+    if split_by is not None:
+        raise ValueError(f"{name_or_path} is not a REFER folder, which alone has a use for `split_by`")
     entry = find_hub_dataset(dataset_name or str(name_or_path))
     if entry is not None:
         dataset_name = None
@@ -260,9 +266,12 @@ def _warn_of_lost_parts(rows: Any, source: RowSource) -> None:
 
 
 def _canonical_as_is(rows: Any, excluded: frozenset[str]) -> "datasets.Dataset | datasets.IterableDataset":
-    if excluded:
-        rows = rows.filter(_is_kept, input_columns=["image_id"], fn_kwargs={"excluded": excluded})
-    return rows
+    if not excluded:
+        return rows
+    # Decoded images are not worth having where rows are only chosen.
+    undecoded = rows.cast_column("image", datasets.Image(decode=False))
+    kept = undecoded.filter(_is_kept, input_columns=["image_id"], fn_kwargs={"excluded": excluded})
+    return kept.cast_column("image", datasets.Image())
 
 
 def _is_kept(image_id: str, excluded: frozenset[str]) -> bool:
@@ -304,7 +313,7 @@ def _folder_rows(
                 referents, problems = folder.referents(image)
                 cell = {"bytes": None, "path": str(path)}
                 if check:
-                    check_size(ParsedRow(image.image_id, referents), cell)
+                    check_size(referents, cell)
             except ValueError as error:
                 bad_rows.report(index, f"image {image.image_id}: {error}")
                 continue

@@ -123,7 +123,7 @@ def collect_referents(items: Iterable[Any], build: Callable[[Any], Referent]) ->
     for position, item in enumerate(items):
         try:
             referents.append(build(item))
-        except (KeyError, TypeError, ValueError, OSError) as error:  # noqa: PERF203 - one bad referent spares the rest
+        except (KeyError, TypeError, ValueError) as error:  # noqa: PERF203 - one bad referent spares the rest
             reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
             problems.append(f"referent {position}: {reason}")
     return referents, problems
@@ -209,7 +209,7 @@ def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
             width, height = image.size
             if image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSING_ORIENTATIONS:
                 width, height = height, width
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"image cannot be opened: {error}") from error
     return height, width
 

@@ -268,6 +268,8 @@ def test_images_by_path_need_a_folder(world, repositories):
     folder, _ = repositories["refcoco-by-path"]
     with pytest.raises(ValueError, match="image_folder"):
         load_referring_dataset(folder, "val")
+    with pytest.raises(ValueError, match="`split_by`"):
+        load_referring_dataset(folder, "val", image_folder=world.folder, split_by="unc")
 
 
 def test_images_inside_a_by_path_dataset_need_no_folder(world, tmp_path):
@@ -439,6 +441,32 @@ def test_generic_adapter_with_several_masks_a_row_and_no_target(world, tmp_path)
     assert not masks[2].any()
     with pytest.raises(ValueError, match="`columns` must name image, expression and mask"):
         load_referring_dataset(folder, "train", columns={"image": "image", "caption": "text"})
+
+
+def test_rows_without_ids_stay_apart_in_every_shard(world, tmp_path):
+    rows = [
+        {"image": world.image_cell(image["id"]), "text": "it", "mask": [[1.0, 1, 9, 1, 9, 9]]}
+        for image in world.images
+    ]
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": datasets.Value("string"), "mask": [[datasets.Value("float64")]]}
+    )
+    folder = write_parquet(tmp_path / "own", "train", rows, features, num_files=4)
+    columns = {"image": "image", "expression": "text", "mask": "mask"}
+    loaded = list(load_referring_dataset(folder, "train", columns=columns, streaming=True))
+    assert [row["expressions"] for row in loaded] == [["it"]] * 4
+    assert len({row["image_id"] for row in loaded}) == len({row["ref_ids"][0] for row in loaded}) == 4
+
+
+def test_an_image_that_comes_later_is_found(world, tmp_path):
+    folder = write_parquet(tmp_path / "refcoco", "train", *world.by_path_rows())
+    path = world.folder / "train2014" / world.images[0]["file_name"]
+    content = path.read_bytes()
+    path.unlink()
+    options = {"split": "train", "image_folder": world.folder}
+    assert len(load_referring_dataset(folder, **options)) == 3
+    path.write_bytes(content)
+    assert len(load_referring_dataset(folder, **options)) == 4
 
 
 def test_loaded_rows_and_saved_rows_load_again(world, repositories, tmp_path):

@@ -203,6 +203,8 @@ def test_which_references(world, tmp_path):
     with pytest.raises(ValueError, match=r"\['google', 'unc'\]: say which one with `split_by`"):
         load_referring_dataset(folder, "train", **options)
     assert load_referring_dataset(folder, "train", split_by="google", **options)[0]["dataset"] == "refcoco_google"
+    with pytest.raises(ValueError, match=r"no use for \['partition', 'revision'\]"):
+        load_referring_dataset(folder, "train", split_by="unc", partition="unc", revision="main", **options)
     with pytest.raises(ValueError, match="no references split by 'umd'"):
         load_referring_dataset(folder, "train", split_by="umd", **options)
     with pytest.raises(ValueError, match=r"has the splits \['testA', 'train', 'val'\], not 'test'"):
