@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -62,6 +63,7 @@ _FEWEST_CANDIDATES = 3
 _HEAD_WEIGHT = (0.5, 1.0, 1.0, 0.4)
 _LINKS_KEPT = 48
 _GROWN_KEPT = 16
+_LONG_CHAIN_BOOST = 6.0
 # How often a target may be the nearest to its anchor, or the outermost in its direction: chance among three or four.
 _SHORTCUT_SHARE = 0.3
 _MOST_FOR_A_DROPPED_HOP = 0.5
@@ -254,6 +256,29 @@ class _Chain:
     mentioned: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Relations that could come before some chains, one an entry.
+
+    Attributes:
+        hop: index into `_HOPS`.
+        head: index into the head phrases.
+        which: index of the chain.
+        target: the object that the step leads to.
+        near: whether that is the head's nearest to the chain's end or to its anchor.
+        inner_hop: first relation of the chain.
+        spare: how many objects fit the head phrase and are not mentioned in the chain.
+    """
+
+    hop: np.ndarray
+    head: np.ndarray
+    which: np.ndarray
+    target: np.ndarray
+    near: np.ndarray
+    inner_hop: np.ndarray
+    spare: np.ndarray
+
+
 # What a form of expression yields: its meaning, and the bit set of its targets.
 _Found = tuple[Query, int]
 
@@ -275,8 +300,8 @@ class ExpressionWriter:
             "appearance": ((1.0, self._appearance),),
             "position": ((0.6, self._ranked_by_place), (0.4, self._in_region)),
             "relation": ((1.0, self._relation),),
-            "chain2": ((1.0, lambda: self._chain(self._links)),),
-            "chain3": ((1.0, lambda: self._chain(self._longer_links)),),
+            "chain2": ((1.0, lambda: self._chain(2)),),
+            "chain3": ((1.0, lambda: self._chain(3)),),
             "comparison": ((0.35, self._size_extreme), (0.5, self._same_as), (0.15, self._size_than)),
             "multiple": (
                 (0.22, self._all_that_look),
@@ -477,45 +502,56 @@ class ExpressionWriter:
         ]
 
     @cached_property
+    def _steps_to_links(self) -> _Steps:
+        return self._steps_to(self._links)
+
+    @cached_property
     def _longer_links(self) -> list[_Chain]:
         """Chains of two relations that name one object of at least two."""
-        return list(self._grow(self._links, least=2, most=_GROWN_KEPT))
+        return list(islice(self._grow(self._links, self._steps_to_links, least=2), _GROWN_KEPT))
 
-    def _chain(self, inner: list[_Chain]) -> _Found | None:
-        for chain in self._grow(inner, least=_FEWEST_CANDIDATES, most=1):
+    def _chain(self, length: int) -> _Found | None:
+        if length == 2:
+            grown = self._grow(self._links, self._steps_to_links, _FEWEST_CANDIDATES)
+        else:
+            grown = self._grow(self._longer_links, self._steps_to(self._longer_links), _FEWEST_CANDIDATES)
+        for chain in grown:
             query = self._chain_query(chain.hops, chain.anchor)
             if query is not None:
                 return query, 1 << chain.end
         return None
 
-    def _grow(self, inner: list[_Chain], least: int, most: int) -> Iterator[_Chain]:
-        """At most `most` chains one relation longer, whose every hop counts."""
-        if not inner:
-            return
+    def _steps_to(self, inner: list[_Chain]) -> _Steps:
+        """All relations that could come before the given chains, with every check that arrays can do."""
         tables = self.tables
-        ends, anchors, mentions = np.array([(link.end, link.anchor, link.mentioned) for link in inner]).T
-        hop, head, which = np.nonzero(tables.settled[:, :, ends])
-        end, anchor, mentioned = ends[which], anchors[which], mentions[which]
+        facts = np.array([(*link.hops[0], link.end, link.anchor, link.mentioned) for link in inner], dtype=int)
+        facts = facts.reshape(-1, 5)
+        hop, head, which = np.nonzero(tables.settled[:, :, facts[:, 2]])
+        inner_hop, inner_head, end, anchor, mentioned = facts[which].T
         target = tables.answer[hop, head, end]
-        good = (mentioned >> target) & 1 == 0
-        good &= _POPCOUNT[tables.head_bits[head] & ~mentioned] >= least
-        # Going straight from the innermost anchor must not lead there.
-        good &= tables.sets[hop, head, anchor] != 1 << target
-        hop, head, which, end, anchor, target = (column[good] for column in (hop, head, which, end, anchor, target))
-        fellows = tables.holds[np.array([link.hops[0][1] for link in inner])][which]
-        good = self._share_from(fellows, hop, head, target) <= _MOST_FOR_A_DROPPED_HOP
-        hop, head, which, end, anchor, target = (column[good] for column in (hop, head, which, end, anchor, target))
+        spare = _POPCOUNT[tables.head_bits[head] & ~mentioned]
+        # Going straight from the innermost anchor must not lead there, by neither of the two relations.
+        good = ((mentioned >> target) & 1 == 0) & (spare >= 2)
+        good &= (tables.sets[hop, head, anchor] != 1 << target) & (tables.sets[inner_hop, head, anchor] != 1 << target)
+        keep = np.flatnonzero(good)
+        fellows = tables.holds[inner_head[keep]]
+        keep = keep[self._share_from(fellows, hop[keep], head[keep], target[keep]) <= _MOST_FOR_A_DROPPED_HOP]
+        hop, head, which, target, end, anchor = (column[keep] for column in (hop, head, which, target, end, anchor))
         near = (target == tables.nearest[head, end]) | (target == tables.nearest[head, anchor])
-        weight = self._weight_against_shortcuts(hop, head, target, near)
-        inner_hop = np.array([link.hops[0][0] for link in inner])[which]
-        for place in self._in_random_order(self._even_out(weight, hop, inner_hop)):
-            link, found = inner[which[place]], int(target[place])
-            hops = ((int(hop[place]), int(head[place])), *link.hops)
-            if self._every_hop_counts(hops, link.anchor, found):
+        return _Steps(hop, head, which, target, near, inner_hop[keep], spare[keep])
+
+    def _grow(self, inner: list[_Chain], steps: _Steps, least: int) -> Iterator[_Chain]:
+        """Chains one relation longer than `inner`, whose every hop counts, in random order."""
+        weight = self._weight_against_shortcuts(steps.hop, steps.head, steps.target, steps.near)
+        weight = self._even_out(weight * (steps.spare >= least), steps.hop, steps.inner_hop)
+        if inner and len(inner[0].hops) > 1:
+            # Of long chains, those that start with a direction fail the test below far more often.
+            weight = np.where(steps.hop < len(DIRECTIONS), _LONG_CHAIN_BOOST * weight, weight)
+        for place in self._in_random_order(weight):
+            link, found = inner[steps.which[place]], int(steps.target[place])
+            hops = ((int(steps.hop[place]), int(steps.head[place])), *link.hops)
+            if len(hops) == 2 or self._every_hop_counts(hops, link.anchor, found):
                 yield _Chain(hops, link.anchor, found, link.mentioned | 1 << found)
-                most -= 1
-                if not most:
-                    return
 
     def _share_from(self, starts: np.ndarray, hop: np.ndarray, head: np.ndarray, target: np.ndarray) -> np.ndarray:
         """How often a step from one of `starts`, `(steps, objects)` and chosen blindly, leads to the target."""
@@ -537,7 +573,7 @@ class ExpressionWriter:
         return chances
 
     def _every_hop_counts(self, hops: tuple[tuple[int, int], ...], anchor: int, target: int) -> bool:
-        """Whether readers who drop the end of the chain mostly fail, and readers who skip a part of it go wrong."""
+        """The checks of a long chain that are left: dropping its end mostly fails, and skipping a part goes wrong."""
         for cut in range(2, len(hops)):
             starts = _members(int(self.tables.head_bits[hops[cut][1]]))
             chances = self._reach(reversed(hops[:cut]), dict.fromkeys(starts, 1.0 / len(starts)))
