@@ -14,6 +14,10 @@ from .image_processing_jmceln import check_threshold
 from .visualization import colour_of, draw_overlay
 
 
+def _given(**parameters: Any) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
 class ReferringImageSegmentationPipeline(Pipeline):
     """
     Finds what expressions refer to in pictures.
@@ -130,12 +134,10 @@ class ReferringImageSegmentationPipeline(Pipeline):
             check_threshold("presence_threshold", presence_threshold)
         if expressions_per_call is not None and expressions_per_call < 1:
             raise ValueError(f"`expressions_per_call` must be at least 1, got {expressions_per_call}.")
-        preprocess = {"return_overlay": return_overlay, "truncation": truncation, "timeout": timeout}
-        forward = {"expressions_per_call": expressions_per_call}
-        postprocess = {"threshold": threshold, "presence_threshold": presence_threshold}
-        return tuple(
-            {name: value for name, value in parameters.items() if value is not None}
-            for parameters in (preprocess, forward, postprocess)
+        return (
+            _given(return_overlay=return_overlay, truncation=truncation, timeout=timeout),
+            _given(expressions_per_call=expressions_per_call),
+            _given(threshold=threshold, presence_threshold=presence_threshold),
         )
 
     def preprocess(

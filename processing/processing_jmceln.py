@@ -33,7 +33,7 @@ class JMCELNProcessorKwargs(ProcessingKwargs, total=False):
 
     text_kwargs: JMCELNTextKwargs
     images_kwargs: JMCELNImageProcessorKwargs
-    _defaults = {"text_kwargs": {"padding": True}}  # noqa: RUF012 - read by the base class
+    _defaults = {"text_kwargs": {"padding": True}}  # noqa: RUF012  # pyrefly: ignore[bad-class-definition] - read by the base class
 
 
 class JMCELNProcessor(ProcessorMixin):
@@ -117,11 +117,9 @@ class JMCELNProcessor(ProcessorMixin):
             if segmentation_maps is not None and groups is not None:
                 images, segmentation_maps = _masks_of_expressions(images, segmentation_maps, groups, is_nested)
             image_inputs = self.image_processor(images, segmentation_maps, **images_kwargs)
-            data["pixel_values"] = image_inputs["pixel_values"]
+            data.update(image_inputs)
         if groups is not None:
             data.update(self._tokenize(groups, is_nested, **text_kwargs))
-        if segmentation_maps is not None:
-            data["labels"] = image_inputs["labels"]
         return BatchFeature(data, tensor_type=return_tensors)
 
     def post_process_referring_segmentation(

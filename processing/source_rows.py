@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,16 @@ def load_source_rows(
         return name_or_path
     path = Path(name_or_path)
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-        rows = datasets.load_from_disk(str(path))
+        rows: Any = datasets.load_from_disk(str(path))
         return _as_stream(rows) if streaming else rows
     if path.exists() and not path.is_dir():
         load_kwargs = {"data_files": {split: str(path)}, **load_kwargs}
         name_or_path = path.suffix.lstrip(".")
     elif path.is_dir():
         load_kwargs = {"cache_dir": cache_of_local_folder(path), **load_kwargs}
-    load = functools.partial(datasets.load_dataset, str(name_or_path), streaming=streaming, **load_kwargs)
+    load: Callable[..., Any] = functools.partial(
+        datasets.load_dataset, str(name_or_path), streaming=streaming, **load_kwargs
+    )
     try:
         return load(split=split)
     except ValueError:

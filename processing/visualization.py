@@ -12,7 +12,8 @@ COLOURS = ("#D55E00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#E
 
 def colour_of(index: int) -> tuple[int, int, int]:
     """The colour (red, green, blue) of the expression number `index`; the colours repeat after seven."""
-    return ImageColor.getrgb(COLOURS[index % len(COLOURS)])
+    red, green, blue = ImageColor.getrgb(COLOURS[index % len(COLOURS)])[:3]
+    return red, green, blue
 
 
 def draw_overlay(

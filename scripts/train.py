@@ -98,12 +98,12 @@ def set_up_logging(arguments: ReferringTrainingArguments) -> None:
 def load_training_rows(arguments: DataArguments) -> Any:
     held_out = held_out_by_all(
         {"name_or_path" if key == "name" else key: value for key, value in specification.items()}
-        for specification in arguments.held_out_data
+        for specification in arguments.held_out_data  # pyrefly: ignore[not-iterable] - a list once parsed
     )
     rows = join_rows(
         [
             load_rows(specification, image_folder=arguments.image_folder, exclude_image_ids=held_out)
-            for specification in arguments.train_data
+            for specification in arguments.train_data  # pyrefly: ignore[not-iterable] - a list once parsed
         ]
     )
     if arguments.max_train_images is not None:
@@ -167,11 +167,11 @@ def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.
         return AutoModel.from_pretrained(
             arguments.model_name_or_path, trust_remote_code=True, dtype=torch.float32, **attention
         )
+    fields: dict[str, Any] = dict(arguments.model_config)  # pyrefly: ignore[no-matching-overload] - a dict once parsed
     if arguments.vision_model is not None:
         return JMCELNModel.from_vision_text_pretrained(
-            arguments.vision_model, arguments.text_model, **arguments.model_config, **attention
+            arguments.vision_model, arguments.text_model, **fields, **attention
         )
-    fields = dict(arguments.model_config)
     text_config = dict(fields.get("text_config") or {"model_type": "bert"})
     if arguments.tokenizer == "words":
         text_config["vocab_size"] = len(processor.tokenizer)

@@ -256,7 +256,8 @@ def parse_arguments(
             hint = f"; did you mean `{near[0]}`?" if near else "; `--help` lists all."
             raise ValueError(f"There is no setting `{name}`{hint}")
     parser.set_defaults(**settings)
-    return parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
+    model, data, training = parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
+    return model, data, training
 
 
 def _take_dotted_options(options: Sequence[str], settings: dict[str, Any]) -> list[str]:
