@@ -58,7 +58,7 @@ def mask_area(rle: Mapping[str, Any]) -> int:
 
 def empty_rle(height: int, width: int) -> RunLengthMask:
     """Canonical RLE of a mask without foreground: the label of an expression whose referent is absent."""
-    return _as_canonical(coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width))
+    return _as_canonical(_from_objects({"size": [height, width], "counts": [height * width]}, height, width))
 
 
 def normalize_rle(rle: Mapping[str, Any], height: int | None = None, width: int | None = None) -> RunLengthMask:
@@ -99,7 +99,7 @@ def normalize_rle(rle: Mapping[str, Any], height: int | None = None, width: int 
         raise ValueError(f"RLE whose runs add up to {sum(runs)} pixels for a size of {size[0]} x {size[1]}")
     if is_compressed:
         return {"size": size, "counts": counts}
-    return _as_canonical(coco_mask.frPyObjects({"size": size, "counts": runs}, *size))
+    return _as_canonical(_from_objects({"size": size, "counts": runs}, *size))
 
 
 def union_rles(rles: Sequence[Mapping[str, Any]]) -> RunLengthMask:
@@ -138,7 +138,7 @@ def polygons_to_rle(polygons: Sequence[Any], height: int, width: int) -> RunLeng
     parts = [_flat_polygon(polygon, limit) for polygon in _split_polygons(polygons)]
     if not parts:
         raise ValueError("no polygon; use `empty_rle(height, width)` for no target")
-    return _as_canonical(coco_mask.merge(coco_mask.frPyObjects(parts, height, width), intersect=False))
+    return _as_canonical(coco_mask.merge(_from_objects(parts, height, width), intersect=False))
 
 
 def to_rle(mask: Any, height: int, width: int) -> RunLengthMask:
@@ -214,7 +214,7 @@ def _binary_array(image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA"):
         image = image.convert("L" if image.mode == "LA" else "RGB")
     array = np.asarray(image)
-    return array.any(axis=-1) if array.ndim == 3 else array != 0
+    return np.asarray(array.any(axis=-1) if array.ndim == 3 else array != 0)
 
 
 def _is_nested_mask(mask: Sequence[Any], height: int, width: int) -> bool:
@@ -264,6 +264,11 @@ def _runs_of_compressed_counts(counts: str) -> list[int]:
     if shift:
         raise ValueError("RLE that ends in the middle of a run")
     return runs
+
+
+def _from_objects(objects: Any, height: int, width: int) -> Any:
+    # The annotations that pycocotools ships admit neither uncompressed run lengths nor polygons of floats.
+    return coco_mask.frPyObjects(objects, height, width)
 
 
 def _as_bytes(rle: Mapping[str, Any]) -> RunLengthMask:

@@ -16,6 +16,8 @@ from .hub_datasets import (
     HubDataset,
     LmmsLabAdapter,
     Partition,
+    RefcocoBenchmarkAdapter,
+    RefcocoByPathAdapter,
     adapter_by_columns,
     adapter_by_name,
     find_hub_dataset,
@@ -204,8 +206,9 @@ def _choose_adapter(
         kind = adapter_by_name(entry.adapter)
     else:
         kind = adapter_by_columns(column_names)
-    has_sentences = any(option.name == "sentence_field" for option in fields(kind))
-    return kind(sentence_field=sentence_field) if has_sentences else kind()
+    if issubclass(kind, RefcocoBenchmarkAdapter | RefcocoByPathAdapter):
+        return kind(sentence_field=sentence_field)
+    return kind()
 
 
 def _undecoded(feature: Any) -> Any:

@@ -14,6 +14,7 @@
 """
 
 import io
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -179,17 +180,10 @@ def group_by_image(rows: Iterable[tuple[int, ParsedRow]]) -> "OrderedDict[str, t
 
 def group_consecutive(rows: Iterable[tuple[Any, ParsedRow]]) -> Iterator[tuple[Any, str, list[Referent]]]:
     """Group consecutive rows of the same image, as a stream: (image of the first row, image id, referents)."""
-    current_image, current_id, referents = None, None, []
-    for image, row in rows:
-        if not row.referents:
-            continue
-        if row.image_id != current_id:
-            if referents:
-                yield current_image, current_id, referents
-            current_image, current_id, referents = image, row.image_id, []
-        referents.extend(row.referents)
-    if referents:
-        yield current_image, current_id, referents
+    usable = (item for item in rows if item[1].referents)
+    for image_id, group in itertools.groupby(usable, key=lambda item: item[1].image_id):
+        members = list(group)
+        yield members[0][0], image_id, [referent for _, row in members for referent in row.referents]
 
 
 def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
