@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from pathlib import Path
 
 
@@ -18,6 +19,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from tests.transformers_suites.skips import SKIPS  # noqa: E402
 
 
 SUITES = "transformers_suites"
@@ -53,12 +56,24 @@ def coco_mini() -> Path:
     return folder
 
 
+def reason_of(skipped: pytest.TestReport) -> str:
+    _, _, reason = skipped.longrepr
+    return reason.removeprefix("Skipped: ")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How the common suites of transformers ended, apart from the project's own tests."""
-    counts = {
-        outcome: sum(SUITES in report.nodeid for report in terminalreporter.stats.get(outcome, []))
-        for outcome in ("passed", "skipped", "failed", "error")
-    }
+    """How the common suites of transformers ended, apart from the project's own tests, and why tests were skipped."""
+    reports = {name: terminalreporter.stats.get(name, []) for name in ("passed", "skipped", "failed", "error")}
+    counts = {name: sum(SUITES in report.nodeid for report in ended) for name, ended in reports.items()}
     if any(counts.values()):
         terminalreporter.section("transformers common suites")
-        terminalreporter.line(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+        terminalreporter.line(", ".join(f"{count} {name}" for name, count in counts.items()))
+        reasons = Counter(reason_of(report) for report in reports["skipped"] if SUITES in report.nodeid)
+        listed = {reason for skips in SKIPS.values() for reason in skips.values()}
+        for reason, count in sorted(reasons.items(), key=lambda item: (item[0] not in listed, -item[1], item[0])):
+            terminalreporter.line(f"{count:4} skipped {'by us' if reason in listed else 'by the suite'}: {reason}")
+    own = [report for report in reports["skipped"] if SUITES not in report.nodeid]
+    if own:
+        terminalreporter.section("skipped tests of the project")
+        for report in own:
+            terminalreporter.line(f"{report.nodeid}: {reason_of(report)}")
