@@ -107,6 +107,13 @@ def shapes_sample(
     return best
 
 
+def _union(owners: np.ndarray, targets: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(owners.shape, dtype=bool)
+    for target in targets:
+        mask |= owners == target
+    return mask
+
+
 def shapes_row(
     split: str,
     index: int,
@@ -121,12 +128,9 @@ def shapes_row(
     image_id = f"{split}-{seed}-{index}"
     places: dict[tuple[int, ...], int] = {}
     mask_index = [places.setdefault(expression.targets, len(places)) for expression in expressions]
-    belongs = np.zeros((len(places), len(scene.objects) + 1), dtype=np.uint8)
-    for targets, place in places.items():
-        belongs[place, list(targets)] = 1
-    # Index -1, the background, reads the last column, which stays 0. Run lengths go column by column.
+    # Run lengths go column by column.
     columns = np.ascontiguousarray(owners.T)
-    masks = [encode_mask(row[columns].T) for row in belongs]
+    masks = [encode_mask(_union(columns, targets).T) for targets in places]
     return {
         "image": Image.fromarray(pixels),
         "image_id": image_id,

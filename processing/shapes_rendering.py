@@ -76,15 +76,14 @@ def signed_distance(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(f"unknown kind of shape {kind!r}; choose one of {', '.join(REACH)}")
 
 
-def _octaves(rng: np.random.Generator, side: int, channels: int) -> np.ndarray:
-    """Smooth noise in about [-1, 1] with detail at several scales, `(channels, side, side)` float32."""
-    total = np.zeros((channels, side, side), dtype=np.float32)
-    for cells, strength in ((3, 0.5), (8, 0.28), (24, 0.15)):
-        grid = np.float32(strength) * rng.standard_normal((channels, cells, cells), dtype=np.float32)
-        for channel in range(channels):
-            layer = Image.fromarray(grid[channel]).resize((side, side), Image.Resampling.BICUBIC)
-            total[channel] += np.asarray(layer)
-    return total
+def _octaves(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Smooth noise in about [-1, 1] with detail at three scales, `(side, side)` float32."""
+    cells = 24
+    total = np.zeros((cells, cells), dtype=np.float32)
+    for coarse, strength in ((3, 0.5), (8, 0.28), (cells, 0.15)):
+        grid = Image.fromarray(np.float32(strength) * rng.standard_normal((coarse, coarse), dtype=np.float32))
+        total += np.asarray(grid.resize((cells, cells), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(total).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def _background(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
@@ -98,9 +97,8 @@ def _background(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
         ramp = np.linspace(-0.35, 0.35, side, dtype=np.float32)
         mix = 0.5 + np.float32(math.cos(angle)) * ramp[None, :] + np.float32(math.sin(angle)) * ramp[:, None]
         return base + mix * (other - base)
-    noise = _octaves(rng, side, 2)
     grain = rng.integers(-9, 10, size=(3, side, side), dtype=np.int8)
-    return base + (0.5 + 0.6 * noise[0]) * (other - base) + (22.0 * noise[1] + grain)
+    return base + (0.5 + 0.6 * _octaves(rng, side)) * (other - base) + (22.0 * _octaves(rng, side) + grain)
 
 
 def _pattern(texture: str, u: np.ndarray, v: np.ndarray, angle: float, period: float) -> np.ndarray | None:
