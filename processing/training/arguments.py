@@ -159,6 +159,10 @@ class ReferringTrainingArguments(TrainingArguments):
             " anew, anything else is the path of a checkpoint."
         },
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={"help": "Whether DDP looks for parameters that a step leaves unused; JMCELN uses all."},
+    )
     backbone_learning_rate_scale: float = field(
         default=1.0, metadata={"help": "Learning rate of the vision backbone, as a factor of `learning_rate`."}
     )

@@ -67,6 +67,7 @@ class ReferringTrainer(Trainer):
         self.learning_rate_scales = dict(learning_rate_scales or {})
         # Asked of the model before FSDP flattens its parameters.
         self._decaying = decaying_parameter_names(self.model)
+        self._model_class = type(self.model)
         self.weight_average = None
         if ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -182,6 +183,17 @@ class ReferringTrainer(Trainer):
         return output
 
     # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        sharded = self.model
+        if self.is_fsdp_enabled and state_dict is not None:
+            # FSDP2 gives the model a class of its own, and what is saved would name that class and carry its code.
+            with torch.device("meta"):
+                self.model = self._model_class(sharded.config)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model = sharded
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         model = self.model if model is None else model

@@ -135,44 +135,67 @@ def test_a_run_killed_at_any_step_goes_on_to_the_same_result(tmp_path):
     assert not same_weights(whole / "model.safetensors", whole / last / "model.safetensors")
 
 
-def run_on_two_processes(*arguments):
+def run_on_two_processes(*arguments, script=REPOSITORY / "scripts" / "train.py"):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-    command += ["--rdzv_endpoint", "localhost:0", str(REPOSITORY / "scripts" / "train.py"), *arguments]
+    command += ["--rdzv_endpoint", "localhost:0", str(script), *arguments]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
 
 
-@pytest.mark.slow
-def test_two_processes_train_and_score_as_one(tmp_path):
-    # No dropout, whose draws differ from process to process; SGD, since Adam hides the scale of the gradients.
-    settings = str(
-        write_settings(
-            tmp_path,
-            model_config={
-                "dropout": 0.0,
-                "text_config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-                "backbone_config": {"drop_path_rate": 0.0},
-            },
-            optim="sgd",
-            max_grad_norm=0.0,
-            max_steps=3,
-            save_strategy="no",
-            learning_rate=1e-3,
-        )
-    )
-    one, two = tmp_path / "one", tmp_path / "two"
-    train.main(
-        [settings, "--output_dir", str(one), "--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "4"]
-    )
-    run_on_two_processes(
-        settings, "--output_dir", str(two), "--per_device_train_batch_size", "2", "--per_device_eval_batch_size", "2"
-    )
+def write_settings_without_chance(folder, **overrides):
+    """Without dropout, whose draws differ between processes; with SGD, since Adam hides the scale of gradients."""
+    model = {
+        "dropout": 0.0,
+        "text_config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "backbone_config": {"drop_path_rate": 0.0},
+    }
+    settings = {"optim": "sgd", "max_grad_norm": 0.0, "max_steps": 3, "save_strategy": "no", **overrides}
+    return str(write_settings(folder, model_config=model, **settings))
+
+
+def assert_same_run(one, two):
     for key in ("loss", "grad_norm", "eval_made_loss", "eval_made_oIoU", "eval_made_mIoU", "eval_made_expressions"):
         first, second = history(one, key), history(two, key)
         assert [value for _, value in second] == pytest.approx([value for _, value in first], rel=1e-4), key
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    assert first.keys() == second.keys()
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
+
+
+BATCHES_OF_ONE = ["--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "4"]
+BATCHES_OF_TWO = ["--per_device_train_batch_size", "2", "--per_device_eval_batch_size", "2"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_as_one(tmp_path):
+    settings = write_settings_without_chance(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+    train.main([settings, "--output_dir", str(one), *BATCHES_OF_ONE])
+    run_on_two_processes(settings, "--output_dir", str(two), *BATCHES_OF_TWO)
+    assert_same_run(one, two)
+
+
+@pytest.mark.slow
+def test_sharded_processes_train_save_and_go_on_as_one_process(tmp_path):
+    # Adam with an epsilon that keeps rounding from being amplified, for the sake of a state that is sharded too.
+    settings = write_settings_without_chance(
+        tmp_path, optim="adamw_torch", adam_epsilon=1e-2, save_strategy="steps", save_steps=2
+    )
+    one, two, again = tmp_path / "one", tmp_path / "two", tmp_path / "again"
+    train.main([settings, "--output_dir", str(one), *BATCHES_OF_ONE])
+    sharding = ["--fsdp", "--fsdp_config", '{"transformer_layer_cls_to_wrap": ["JMCELNFusionLayer", "JMCELNStage"]}']
+    script = Path(__file__).with_name("train_sharded_on_cpus.py")
+    run_on_two_processes(settings, "--output_dir", str(two), *BATCHES_OF_TWO, *sharding, script=script)
+    assert_same_run(one, two)
+    # What is saved carries the model's own code, not that of the class that FSDP puts in its place.
+    config = json.loads((two / "checkpoint-2" / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "modeling_jmceln.JMCELNModel"
+    assert (two / "checkpoint-2" / "modeling_jmceln.py").is_file()
+    shutil.copytree(two / "checkpoint-2", again / "checkpoint-2")
+    run_on_two_processes(settings, "--output_dir", str(again), *BATCHES_OF_TWO, *sharding, script=script)
+    assert history(again) == history(two)
+    assert same_weights(again / "model.safetensors", two / "model.safetensors")
 
 
 @pytest.fixture

@@ -124,6 +124,27 @@ def test_evaluation_does_not_depend_on_the_batch_size(tmp_path, processor, batch
     assert scores["eval_expressions"] == sum(counts)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "tolerance"),
+    [
+        ({"gradient_checkpointing": True}, 1e-6),
+        ({"bf16": True}, 2e-2),
+        # The compiler's own code generation takes minutes; this is all of its way before that.
+        ({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-5),
+    ],
+    ids=["gradient_checkpointing", "bf16", "torch_compile"],
+)
+def test_ways_to_save_time_and_memory_leave_the_loss_as_it_is(tmp_path, processor, arguments, tolerance):
+    # Two rows of one shape, so that nothing is compiled twice.
+    rows = [canonical_row(0, (2, 1)), canonical_row(1, (2, 1))]
+    found = []
+    for extra in ({}, arguments):
+        trainer = make_trainer(tmp_path, processor, rows=rows, max_steps=2, per_device_train_batch_size=2, **extra)
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[1] == pytest.approx(found[0], rel=tolerance)
+
+
 def test_encoders_learn_at_their_own_rate(tmp_path, processor):
     trainer = make_trainer(tmp_path, processor, scales={"backbone.": 0.0, "text_model.": 0.0})
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
