@@ -4,13 +4,14 @@ The writer works on tables of bit sets (one bit an object) that hold every phras
 so that it can choose among all expressions a scene supports instead of guessing and checking. What an expression
 means is said once, in `shapes_queries`; the tables follow it and tests hold them against its resolver.
 
-Two cares keep a level from being solved without its words:
+Three cares keep a level from being solved without its words:
 
 - The head phrase fits at least three objects that are not named as anchors, on every level but `appearance` (whose
   noun fits three), `multiple` and `no_target`.
-- A relation's target is the nearest candidate to its anchor, or the outermost candidate in its direction, no more
-  often than chance would have it; in a chain, dropping any hop leaves more than one answer, and skipping a hop does
-  not lead to the answer.
+- On `relation` the target is the nearest candidate to its anchor, or the outermost in its direction, about as often
+  as chance would have it; on the chains somewhat more often, where a scene has no other chain to offer.
+- In a chain, a reader who drops the last hop and chooses blindly finds the target at most every other time, and
+  skipping a hop does not lead to it.
 """
 
 from __future__ import annotations
