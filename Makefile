@@ -36,7 +36,7 @@ lint: $(INSTALLED) ## Checks style and format
 	$(PYTHON) -m ruff format --check .
 
 types: $(INSTALLED) ## Checks types
-	$(VENV)/bin/pyrefly check
+	$(VENV)/bin/pyrefly check --python-interpreter-path $(PYTHON)
 
 clean: ## Removes the environment and all caches
 	rm -rf $(VENV) .cache .compat .hypothesis .pytest_cache .ruff_cache *.egg-info
