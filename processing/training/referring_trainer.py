@@ -30,7 +30,8 @@ class ReferringTrainer(Trainer):
     - The loss of a step is the sum over the expressions of all its micro-batches on all processes, divided by their
       number, whichever way they are spread: images have different numbers of expressions, so that a mean of means
       would weigh an expression by its company.
-    - `eval_loss` is the mean over expressions as well.
+    - `eval_loss` is the mean over expressions as well, and processes share what `preprocess_logits_for_metrics` makes
+      of outputs and labels, not the masks.
     - Encoders have their own learning rates, and only matrices and kernels decay.
     - With an averaged model (`ema_decay`), evaluation and `save_final_model` use the average.
     - The order of images comes from `train_sampler`.
@@ -59,6 +60,7 @@ class ReferringTrainer(Trainer):
         ema_decay: float | None = None,
         **kwargs: Any,
     ):
+        self._reduce_outputs = kwargs.pop("preprocess_logits_for_metrics", None)
         super().__init__(*args, **kwargs)
         # The loss is divided by the number of expressions that is handed to the model, and by nothing after that.
         self.model_accepts_loss_kwargs = True
@@ -147,7 +149,11 @@ class ReferringTrainer(Trainer):
             # The loss is this process' sum, divided by the count of all and scaled up for DDP's mean over processes.
             self._evaluated[0] += float(step[0]) * float(count) / self.args.world_size
             self._evaluated[1] += count_expressions_in_batch(inputs)
-        return step
+        loss, outputs, labels = step
+        if self._reduce_outputs is None or outputs is None or labels is None:
+            return step
+        # Before the processes share them, and without the masks, of which scores need nothing more.
+        return loss, self._reduce_outputs(outputs, labels), labels[..., 0, 0]
 
     # Optimizer and averaged weights
 
@@ -213,7 +219,12 @@ class ReferringTrainer(Trainer):
         # `save_pretrained` gives some weights the names of older releases, which `from_pretrained` knows how to read.
         # The Trainer reads the file itself, passes over all weights whose names differ, and goes on with random ones
         # (huggingface/transformers issue 43701): the whole of a Swin backbone, for one.
-        saved = type(model).from_pretrained(folder, config=model.config, dtype=model.dtype)
+        saved, loading = type(model).from_pretrained(
+            folder, config=model.config, dtype=model.dtype, output_loading_info=True
+        )
+        different = {kind: sorted(names)[:5] for kind, names in loading.items() if names}
+        if different:
+            raise ValueError(f"The weights in {folder} are not those of the model to train: {different}.")
         model.load_state_dict(saved.state_dict())
 
     def save_final_model(self, output_dir: str | None = None) -> None:

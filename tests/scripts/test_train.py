@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+import yaml
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
@@ -184,7 +185,10 @@ def test_sharded_processes_train_save_and_go_on_as_one_process(tmp_path):
     )
     one, two, again = tmp_path / "one", tmp_path / "two", tmp_path / "again"
     train.main([settings, "--output_dir", str(one), *BATCHES_OF_ONE])
-    sharding = ["--fsdp", "--fsdp_config", '{"transformer_layer_cls_to_wrap": ["JMCELNFusionLayer", "JMCELNStage"]}']
+    layers = yaml.safe_load((REPOSITORY / "configs" / "accelerate" / "sharded.yaml").read_text())["fsdp_config"][
+        "fsdp_transformer_layer_cls_to_wrap"
+    ]
+    sharding = ["--fsdp", "--fsdp_config", json.dumps({"transformer_layer_cls_to_wrap": layers.split(",")})]
     script = Path(__file__).with_name("train_sharded_on_cpus.py")
     run_on_two_processes(settings, "--output_dir", str(two), *BATCHES_OF_TWO, *sharding, script=script)
     assert_same_run(one, two)

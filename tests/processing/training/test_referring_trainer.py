@@ -130,7 +130,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(tmp_path, processor, batch
         ({"gradient_checkpointing": True}, 1e-6),
         ({"bf16": True}, 2e-2),
         # The compiler's own code generation takes minutes; this is all of its way before that.
-        ({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-5),
+        pytest.param({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-5, marks=pytest.mark.slow),
     ],
     ids=["gradient_checkpointing", "bf16", "torch_compile"],
 )
@@ -206,3 +206,9 @@ def test_only_complete_checkpoints_are_taken_up(tmp_path):
     torch.save({"a": torch.zeros(100)}, archive)
     archive.write_bytes(archive.read_bytes()[:200])
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+
+
+def test_weights_of_another_model_are_not_taken_up(tmp_path, processor):
+    make_trainer(tmp_path, processor, model=make_model(num_stages=3), save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ValueError, match=r"not those of the model to train.*cascade\.stages\.2"):
+        make_trainer(tmp_path, processor).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
