@@ -1,0 +1,319 @@
+"""Tables, targets and the figure of the speed benchmark, made from its JSON alone."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import fit_line
+
+
+GIGA = 1e9
+ENCODERS = ("backbone", "text_model")
+
+
+def table(rows: Iterable[dict[str, str]]) -> str:
+    rows = list(rows)
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows)])
+
+
+def select(records: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    return [record for record in records if all(record.get(name) == value for name, value in wanted.items())]
+
+
+def main_variant(results: dict[str, Any]) -> dict[str, str]:
+    dtype, attention, mode = results["settings"]["variants"][0].split(":")
+    return {"dtype": dtype, "attention": attention, "compile": mode}
+
+
+def flops_beyond_encoders(record: dict[str, int]) -> int:
+    return record["total"] - sum(record[name] for name in ENCODERS)
+
+
+def cost_of_expressions(results: dict[str, Any], size: int) -> dict[str, float] | None:
+    """The line of the time's ratio to the encoders' over the number of expressions, at one size."""
+    records = select(results.get("inference", []), model="jmceln", size=size, **main_variant(results))
+    if len(records) < 2:
+        return None
+    return fit_line([record["expressions"] for record in records], [record["ratio"] for record in records])
+
+
+def targets(results: dict[str, Any]) -> list[dict[str, str]]:
+    """What was aimed at, what was measured, and whether it was reached; only what the run measured is listed."""
+    size = results["settings"]["sizes"][0]
+    rows = []
+
+    def add(target: str, value: float, bound: float, at_most: bool, unit: str = "") -> None:
+        met = value <= bound if at_most else value >= bound
+        wanted = f"{'≤' if at_most else '≥'} {bound:g}{unit}"
+        rows.append(
+            {"target": target, "wanted": wanted, "measured": f"{value:.3g}{unit}", "": "met" if met else "missed"}
+        )
+
+    single = select(results.get("inference", []), model="jmceln", size=size, expressions=1, **main_variant(results))
+    if single:
+        add("one expression, over the encoders alone", single[0]["ratio"], 1.20, True)
+    line = cost_of_expressions(results, size)
+    if line:
+        add("each further expression, over the encoders alone", line["slope"], 0.12, True)
+    training = select(results.get("training", []), model="jmceln", gradient_checkpointing=False)
+    by_count = {record["expressions"]: record for record in training if record["images"] == training[0]["images"]}
+    if {1, 8} <= by_count.keys():
+        gain = by_count[8]["expressions_per_second"] / by_count[1]["expressions_per_second"]
+        add("training: expressions a second with 8 an image, over 1 an image", gain, 5, False)
+    training = select(results.get("memory", []), mode="training")
+    if training:
+        last = training[-1]
+        same = select(training, images=last["images"], expressions=last["expressions"])
+        without, with_checkpointing = (select(same, gradient_checkpointing=value)[0] for value in (False, True))
+        workload = f"{last['images']} x {last['expressions']} expressions"
+        ratio = with_checkpointing["bytes"] / without["bytes"]
+        add(f"activations' peak with gradient checkpointing, over without ({workload})", ratio, 0.5, True)
+        ratio = sum(with_checkpointing[name] for name in ("bytes", "fixed_bytes"))
+        ratio /= sum(without[name] for name in ("bytes", "fixed_bytes"))
+        add(f"the same with weights, gradients and AdamW's moments ({workload})", ratio, 0.5, True)
+    flops = {record["expressions"]: record for record in select(results.get("flops", []), size=size)}
+    if flops:
+        add("operations beyond the encoders, one expression", flops_beyond_encoders(flops[1]) / GIGA, 25, True, " G")
+        further = flops_beyond_encoders(flops[2]) - flops_beyond_encoders(flops[1])
+        add("operations beyond the encoders, each further expression", further / GIGA, 25, True, " G")
+    if "imports" in results:
+        add("importing the packages, over importing what they need", results["imports"]["ratio"], 1.10, True)
+    return rows
+
+
+def milliseconds(record: dict[str, Any]) -> str:
+    spread = f"{1000 * record['lower']:.0f} to {1000 * record['upper']:.0f}"
+    return f"{1000 * record['seconds']:.4g} ({spread}){' *' * record['noisy']}"
+
+
+def utilisation(results: dict[str, Any], record: dict[str, Any]) -> str:
+    if "flops_per_second" not in record:
+        return ""
+    return f"{record['flops_per_second'] / results['machine']['matmul_flops_per_second'][record['dtype']]:.0%}"
+
+
+def flops_section(results: dict[str, Any]) -> str:
+    rows = []
+    for record in results["flops"]:
+        parts = {name: value for name, value in record.items() if name not in ("size", "expressions")}
+        row = {"size": f"{record['size']}²", "expressions": str(record["expressions"])}
+        row |= {name.replace("_", " "): f"{value / GIGA:.2f}" for name, value in parts.items()}
+        rows.append(row | {"beyond encoders": f"{flops_beyond_encoders(record) / GIGA:.2f}"})
+    return f"### Operations (GFLOP, by part)\n\n{table(rows)}"
+
+
+def inference_section(results: dict[str, Any]) -> str:
+    rows = [
+        {
+            "model": record["model"],
+            "input": f"{record['size']}²",
+            "expressions": str(record["expressions"]),
+            "variant": f"{record['dtype']}, {record['attention']}"
+            + f", compile={record['compile']}" * (record["compile"] != "none"),
+            "ms (quartiles)": milliseconds(record),
+            "over encoders": f"{record['ratio']:.3f}",
+            "of matrix product": utilisation(results, record),
+        }
+        for record in results["inference"]
+    ]
+    text = f"### Inference, one image\n\n{table(rows)}"
+    if fits := fit_rows(results):
+        text += f"\n\n### Is the cost linear?\n\n{table(fits)}"
+    return text
+
+
+def fit_rows(results: dict[str, Any]) -> list[dict[str, str]]:
+    """Lines through times and operations, over expressions at each size and over pixels at each count."""
+    rows = []
+
+    def add(what: str, xs: list[float], ys: list[float], unit: str, scale: float) -> None:
+        if len(xs) < 2:
+            return
+        line = fit_line(xs, ys)
+        rows.append(
+            {
+                "cost": what,
+                "fixed": f"{line['intercept'] * scale:.4g} {unit}",
+                "slope": f"{line['slope'] * scale:.4g} {unit}",
+                "largest deviation": f"{line['largest_deviation']:.1%}",
+                "exponent": f"{line['exponent']:.2f}",
+            }
+        )
+
+    times = select(results.get("inference", []), model="jmceln", **main_variant(results))
+    floors = select(results.get("inference", []), model="encoders", **main_variant(results))
+    for size in results["settings"]["sizes"]:
+        records = select(times, size=size)
+        add(f"time, an expression, {size}²", *points(records, "expressions", "seconds"), "ms", 1000)
+    for count in sorted({record["expressions"] for record in times}):
+        records = select(times, expressions=count)
+        name = f"time, a megapixel, {count} expression{'s' * (count > 1)}"
+        add(name, *points(records, "megapixels", "seconds"), "ms", 1000)
+    add("time, a megapixel, encoders alone", *points(floors, "megapixels", "seconds"), "ms", 1000)
+    flops = [{**record, "beyond": flops_beyond_encoders(record)} for record in results.get("flops", [])]
+    for count in sorted({record["expressions"] for record in flops}):
+        records = select(flops, expressions=count)
+        name = f"operations beyond the encoders, a megapixel, {count} expression{'s' * (count > 1)}"
+        add(name, *points(records, "megapixels", "beyond"), "G", 1 / GIGA)
+    return rows
+
+
+def points(records: list[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
+    records = [{**record, "megapixels": record["size"] ** 2 / 1e6} for record in records]
+    return [record[x] for record in records], [record[y] for record in records]
+
+
+def batches_section(results: dict[str, Any]) -> str:
+    rows = [
+        {
+            "images": str(record["images"]),
+            "expressions an image": str(record["expressions"]),
+            "ms (quartiles)": "out of memory" if record.get("out_of_memory") else milliseconds(record),
+            "images/s": "" if record.get("out_of_memory") else f"{record['images_per_second']:.3g}",
+            "expressions/s": "" if record.get("out_of_memory") else f"{record['expressions_per_second']:.3g}",
+            "peak beyond weights (MB)": "" if record.get("out_of_memory") else f"{record['bytes'] / 1e6:.0f}",
+        }
+        for record in results["batches"]
+    ]
+    return f"### Inference, batches\n\n{table(rows)}"
+
+
+def training_section(results: dict[str, Any]) -> str:
+    rows = [
+        {
+            "model": record["model"],
+            "images": str(record["images"]),
+            "expressions an image": str(record["expressions"]),
+            "gradient checkpointing": "yes" if record["gradient_checkpointing"] else "no",
+            "ms a step (quartiles)": milliseconds(record),
+            "expressions/s": f"{record['expressions_per_second']:.3g}",
+            "of matrix product": utilisation(results, record),
+        }
+        for record in results["training"]
+    ]
+    note = (
+        "A step is forward, backward and AdamW. Its operations count three times the forward pass; what gradient"
+        " checkpointing computes again counts for nothing."
+    )
+    return f"### Training, {results['training'][0]['size']}²\n\n{note}\n\n{table(rows)}"
+
+
+def memory_section(results: dict[str, Any]) -> str:
+    rows = []
+    for record in results["memory"]:
+        mode = record["mode"] + f" of {record.get('chunk')}" * ("chunk" in record)
+        if record["mode"] == "training":
+            mode += ", gradient checkpointing" * record["gradient_checkpointing"]
+        rows.append(
+            {
+                "mode": mode,
+                "images": str(record["images"]),
+                "expressions an image": str(record["expressions"]),
+                "activations' peak (MB)": f"{record['bytes'] / 1e6:.0f}",
+                "fixed (MB)": f"{record['fixed_bytes'] / 1e6:.0f}",
+                "sum (MB)": f"{(record['bytes'] + record['fixed_bytes']) / 1e6:.0f}",
+            }
+        )
+    note = (
+        "What the allocator handed out at most. Fixed are the weights; in training weights, gradients and the two"
+        " moments of AdamW."
+    )
+    return f"### Memory, {results['memory'][0]['size']}²\n\n{note}\n\n{table(rows)}"
+
+
+def profile_section(results: dict[str, Any]) -> str:
+    rows = [
+        {"operator": f"`{row['operator']}`", "calls": str(row["calls"]), "share of time": f"{row['share']:.1%}"}
+        for row in results["profile"]
+    ]
+    return f"### Where the time beyond the image goes (8 expressions, text encoder included)\n\n{table(rows)}"
+
+
+def imports_section(results: dict[str, Any]) -> str:
+    row = results["imports"]
+    return (
+        "### Import\n\n"
+        f"`import modeling_jmceln, processing` takes {row['packages_seconds']:.2f} s of processor time, importing what"
+        f" they need {row['required_seconds']:.2f} s: a ratio of {row['ratio']:.3f}."
+    )
+
+
+REPORTS = {
+    "flops": flops_section,
+    "inference": inference_section,
+    "batches": batches_section,
+    "training": training_section,
+    "memory": memory_section,
+    "profile": profile_section,
+    "imports": imports_section,
+}
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The whole report, without a title."""
+    machine, settings = results["machine"], results["settings"]
+    rates = ", ".join(
+        f"{rate / GIGA:.0f} GFLOP/s in {dtype}" for dtype, rate in machine["matmul_flops_per_second"].items()
+    )
+    encoders = "tiny encoders, which say nothing of speed" if settings["tiny"] else "Swin-B (window 12) and BERT-base"
+    introduction = (
+        f"{machine['name']} ({machine['device']}), {machine['threads']} of {machine['cores']} cores,"
+        f" torch {machine['torch']}, transformers {machine['transformers']}; {encoders}, 20 words an expression."
+        f" A large matrix product reaches {rates}. Times are medians of {settings['rounds']} rounds; a star marks"
+        " those for which too few rounds found the machine quiet, and which are rough."
+    )
+    if skipped := machine["skipped_variants"]:
+        introduction += f" Left out, since this processor has no instructions for bfloat16: {', '.join(skipped)}."
+    parts = [introduction]
+    if rows := targets(results):
+        parts.append(table(rows))
+    parts += [report(results) for name, report in REPORTS.items() if results.get(name)]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Time over expressions and over pixels, as multiples of the encoders' time; nothing if no time was measured."""
+    records = select(results.get("inference", []), **main_variant(results))
+    ours = select(records, model="jmceln")
+    if not ours:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    by_count, by_size = figure.subplots(1, 2)
+    for size in sorted({record["size"] for record in ours}):
+        xs, ys = points(
+            sorted(select(ours, size=size), key=lambda record: record["expressions"]), "expressions", "ratio"
+        )
+        by_count.plot(xs, ys, marker="o", label=f"{size}²")
+    by_count.axhline(1, color="grey", linestyle="--", linewidth=1)
+    by_count.set(xlabel="expressions on one image", ylabel="time / time of the encoders", ylim=(0, None))
+    by_count.legend(title="input")
+    for count in sorted({record["expressions"] for record in ours}):
+        selected = sorted(select(ours, expressions=count), key=lambda record: record["size"])
+        by_size.plot(*points(selected, "megapixels", "seconds"), marker="o", label=f"{count} expressions")
+    floors = sorted(select(records, model="encoders"), key=lambda record: record["size"])
+    by_size.plot(*points(floors, "megapixels", "seconds"), marker="o", color="grey", linestyle="--", label="encoders")
+    by_size.set(xlabel="megapixels", ylabel="seconds", ylim=(0, None))
+    by_size.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def document(results: dict[str, Any], docs: Path) -> None:
+    """Replaces the part of `performance.md` on this kind of device, and keeps its JSON and figure beside the page."""
+    device = results["machine"]["device"]
+    page = docs / "performance.md"
+    begin, end = f"<!-- speed:{device}:begin -->", f"<!-- speed:{device}:end -->"
+    text = page.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{page} must hold the lines {begin} and {end} once each: the report goes between them.")
+    folder = docs / "performance"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{device}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    draw(results, folder / f"{device}.png")
+    figure = f"![Time over expressions and pixels](performance/{device}.png)\n\n" * bool(results.get("inference"))
+    before, after = text.split(begin)[0], text.split(end)[1]
+    page.write_text(f"{before}{begin}\n{figure}{as_markdown(results)}{end}{after}", encoding="utf-8")
