@@ -76,13 +76,17 @@ class JMCELNContextWriter(nn.Module):
 
 
 class JMCELNContextReader(nn.Module):
-    """Uses: the pixels attend to the context tokens and, beside them, to the words."""
+    """
+    Uses: the pixels attend to the context tokens and, beside them, to the words, and multiply what they read with what
+    they show, as in the fusion layers.
+    """
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
         self.pixel_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = JMCELNAttention(config)
+        self.pixel_gate = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -97,4 +101,5 @@ class JMCELNContextReader(nn.Module):
         sources = torch.cat([words, self.context_norm(context)], dim=1)
         bias = nn.functional.pad(word_bias, (0, context.shape[1]))
         queries = self.pixel_norm(pixels) + positions
-        return pixels + self.dropout(self.attention(queries, sources, sources, bias)[0])
+        agreement = self.attention(queries, sources, sources, bias)[0] * self.pixel_gate(queries)
+        return pixels + self.dropout(agreement)

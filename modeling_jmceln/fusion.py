@@ -33,12 +33,16 @@ class JMCELNImageLayer(GradientCheckpointingLayer):
 
 
 class JMCELNFusionLayer(JMCELNImageLayer):
-    """A layer in which the pixels first attend to the words, then to each other."""
+    """
+    A layer in which the pixels first attend to the words, then to each other. What a pixel takes from the words is
+    multiplied with what it shows itself, as in the pixel-word attention of LAVT (Yang et al., 2022).
+    """
 
     def __init__(self, config: JMCELNConfig):
         super().__init__(config)
         self.word_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.word_attention = JMCELNAttention(config)
+        self.word_gate = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
         self, pixels: torch.Tensor, positions: torch.Tensor, words: torch.Tensor, word_bias: torch.Tensor
@@ -51,5 +55,7 @@ class JMCELNFusionLayer(JMCELNImageLayer):
             word_bias (`torch.Tensor` of shape `(batch, 1, 1, length)`): 0 at words, very negative at padding.
         """
         queries = self.word_norm(pixels) + positions
-        pixels = pixels + self.dropout(self.word_attention(queries, words, words, word_bias)[0])
+        # What the words say times what the pixel shows: whether both agree is a product, and a sum learns it late.
+        agreement = self.word_attention(queries, words, words, word_bias)[0] * self.word_gate(queries)
+        pixels = pixels + self.dropout(agreement)
         return super().forward(pixels, positions)
