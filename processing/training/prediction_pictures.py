@@ -69,9 +69,13 @@ class PredictionPictures(TrainerCallback):
             if row["expressions"]
         ]
         self.processor = processor
+        self.last_step = -1
 
     def on_evaluate(self, _: Any, state: TrainerState, *__: Any, model: torch.nn.Module, **___: Any) -> None:
-        """Predict and write, on every process alike."""
+        """Predict and write, on every process alike, once a step however many datasets are scored."""
+        if state.global_step == self.last_step:
+            return
+        self.last_step = state.global_step
         writer = next(
             (
                 callback.tb_writer

@@ -182,7 +182,7 @@ class ReferringTrainer(Trainer):
         with self.averaged_weights():
             output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        if f"{prefix}_loss" in output.metrics:
+        if output.metrics is not None and f"{prefix}_loss" in output.metrics:
             sums = torch.tensor([self._evaluated], dtype=torch.float64, device=self.args.device)
             loss, count = self.accelerator.gather(sums).sum(0).tolist()
             output.metrics[f"{prefix}_loss"] = loss / max(count, 1)
@@ -213,15 +213,19 @@ class ReferringTrainer(Trainer):
             super()._load_best_model()
         else:
             self._read_weights(self.state.best_model_checkpoint, self.model)
+        # The average is what was scored.
+        if self.weight_average is not None:
+            self.weight_average.load(self.state.best_model_checkpoint)
 
     @staticmethod
     def _read_weights(folder: str, model: PreTrainedModel) -> None:
         # `save_pretrained` gives some weights the names of older releases, which `from_pretrained` knows how to read.
         # The Trainer reads the file itself, passes over all weights whose names differ, and goes on with random ones
         # (huggingface/transformers issue 43701): the whole of a Swin backbone, for one.
-        saved, loading = type(model).from_pretrained(
+        loaded: Any = type(model).from_pretrained(
             folder, config=model.config, dtype=model.dtype, output_loading_info=True
         )
+        saved, loading = loaded
         different = {kind: sorted(names)[:5] for kind, names in loading.items() if names}
         if different:
             raise ValueError(f"The weights in {folder} are not those of the model to train: {different}.")
@@ -236,7 +240,7 @@ class ReferringTrainer(Trainer):
         # The Trainer pushes the weights and the configuration of a checkpoint, without the code that they name.
         if self.is_world_process_zero():
             for path in Path(checkpoint_folder).glob("*.py"):
-                shutil.copy(path, self.args.output_dir)
+                shutil.copy(path, str(self.args.output_dir))
         super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

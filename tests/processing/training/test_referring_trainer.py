@@ -175,6 +175,26 @@ def test_the_averaged_model_is_scored_and_saved_and_the_other_trained(tmp_path, 
     assert all(torch.equal(value, own[name]) for name, value in checkpoint.items())
 
 
+def test_the_best_model_comes_back_as_it_was_scored(tmp_path, processor):
+    # At this learning rate the first evaluation is the best.
+    trainer = make_trainer(
+        tmp_path,
+        processor,
+        ema_decay=0.5,
+        max_steps=3,
+        learning_rate=1.0,
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    scores = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert min(scores) != scores[-1]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(scores), rel=1e-6)
+
+
 def test_pass_after_pass_is_drawn_in_its_order(tmp_path, processor):
     drawn = []
     trainer = make_trainer(tmp_path, processor, per_device_train_batch_size=2, max_steps=6)
