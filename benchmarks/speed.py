@@ -197,7 +197,7 @@ class Benchmark:
         timings = time_side_by_side(calls, self.device, self.options.rounds)
         records = []
         for key, (name, count, pixels) in cases.items():
-            record = {"model": name, "size": pixels, "images": 1, "expressions": count}
+            record: dict[str, Any] = {"model": name, "size": pixels, "images": 1, "expressions": count}
             record |= {"dtype": dtype, "attention": attention, "compile": mode, **timings[key].to_dict()}
             if name == "jmceln":
                 record["flops_per_second"] = self.flops_of(size, count)["total"] / timings[key].seconds

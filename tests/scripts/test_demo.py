@@ -13,8 +13,10 @@ from scripts import demo
 @pytest.mark.slow
 def test_demo_writes_model_scores_and_pictures(tmp_path, capsys):
     demo.main(
-        ["--output-dir", str(tmp_path), "--test-images", "4", "--cases", "2", "--max_steps", "2"]
-        + ["--per_device_train_batch_size", "2", "--max_train_images", "8", "--max_eval_images", "2"]
+        [
+            *("--output-dir", str(tmp_path), "--test-images", "4", "--cases", "2", "--max_steps", "2"),
+            *("--per_device_train_batch_size", "2", "--max_train_images", "8", "--max_eval_images", "2"),
+        ]
     )
     table = (tmp_path / "scores.md").read_text(encoding="utf-8")
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == list(LEVELS)
