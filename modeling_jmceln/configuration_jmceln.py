@@ -80,6 +80,15 @@ class JMCELNConfig(PretrainedConfig):
     model_type = "jmceln"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig, "text_config": AutoConfig}
     _auto_class = "AutoConfig"
+    # What the Trainer leaves out of the predictions that it gathers: only logits and presence are scored.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "stage_logits",
+        "contextual_embeddings",
+        "alignment_filters",
+        "image_features",
+        "hidden_states",
+        "attentions",
+    ]
 
     backbone_config: PretrainedConfig
     text_config: PretrainedConfig
