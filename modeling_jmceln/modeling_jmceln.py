@@ -325,7 +325,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
         attention_mask = attention_mask.bool()
         # A padded expression gets one visible token, since a softmax over nothing is not a number.
         is_padding = ~attention_mask.any(dim=-1, keepdim=True)
-        attention_mask = torch.cat([attention_mask[:, :1] | is_padding, attention_mask[:, 1:]], dim=-1)
+        is_first = torch.arange(attention_mask.shape[-1], device=attention_mask.device) == 0
+        attention_mask = attention_mask | (is_padding & is_first)
         words = self.text_model(input_ids=input_ids, attention_mask=attention_mask.long(), return_dict=True)
         words = self.text_norm(self.text_projection(words.last_hidden_state))
         word_weights = attention_mask.unsqueeze(-1).to(words.dtype)
@@ -421,7 +422,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
         map_height, map_width = pixel_features[-1].shape[1:3]
         positions = self.pixel_decoder.positions(map_height, map_width, tokens)
-        pixels = tokens.repeat_interleave(num_expressions, dim=0)
+        pixels = tokens.unsqueeze(1).expand(-1, num_expressions, -1, -1).flatten(0, 1)
         for layer in self.fusion_layers:
             pixels = layer(pixels, positions, words, word_bias)
         pixels, positions = pixels[:, : map_height * map_width], positions[:, : map_height * map_width]
