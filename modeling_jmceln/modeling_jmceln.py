@@ -371,6 +371,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
         Raises:
             ValueError: If an input is missing or the shapes of the inputs do not fit each other.
+            TypeError: If `image_features` are a plain tuple.
 
         Example:
 
@@ -386,6 +387,11 @@ class JMCELNModel(JMCELNPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         if (pixel_values is None) == (image_features is None):
             raise ValueError("Pass either `pixel_values` or `image_features`, exactly one of them.")
+        if isinstance(image_features, tuple):
+            raise TypeError(
+                "`image_features` must be what `get_image_features` returns with `return_dict=True`, got a plain"
+                " tuple."
+            )
         if input_ids is None:
             raise ValueError("`input_ids` are missing: an image alone refers to nothing, pass an expression.")
         if attention_mask is None:

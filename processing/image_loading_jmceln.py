@@ -1,10 +1,9 @@
 """Reading pictures: whatever a user hands over becomes one upright array of shape (height, width, channels)."""
 
 import base64
-import binascii
+import http.client
 import io
 import os
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def load_pil_image(source: str | os.PathLike | bytes | Image.Image, timeout: flo
         # Pillow decodes lazily, so that a truncated file would otherwise fail far from here, without its name.
         image.load()
         image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError, binascii.Error) as error:
+    except (OSError, SyntaxError, ValueError, http.client.HTTPException, Image.DecompressionBombError) as error:
         raise ValueError(f"Cannot read the image {name}: {error}. Is it a complete picture file?") from error
     if 0 in image.size:
         raise ValueError(f"The image {name} has no pixels: its size is {image.width}x{image.height}.")
@@ -133,6 +132,13 @@ def image_to_array(
     return _to_rgb(array) if convert_rgb else array
 
 
+def array_to_pil_image(array: np.ndarray) -> Image.Image:
+    """The array that [`image_to_array`] makes with `convert_rgb`, as a picture of mode "RGB" to look at."""
+    if array.dtype != np.uint8:
+        array = np.rint(array * (255 if array.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(array)
+
+
 def mask_to_array(mask: Any, name: str = "segmentation_maps") -> np.ndarray:
     """
     Reads one mask as a `uint8` array (height, width) of 0 (not meant), 1 (meant) and 255 (ignored).
@@ -224,7 +230,12 @@ def _array_to_channels_last(
             )
         channels_first = first and (channels_first_is_usual or not last)
     else:
-        channels_first = str(getattr(input_data_format, "value", input_data_format)) == "channels_first"
+        name = str(getattr(input_data_format, "value", input_data_format))
+        if name not in ("channels_first", "channels_last"):
+            raise ValueError(
+                f'`input_data_format` must be "channels_first" or "channels_last", got {input_data_format!r}.'
+            )
+        channels_first = name == "channels_first"
     if channels_first:
         array = array.transpose(1, 2, 0)
     if convert_rgb and array.shape[-1] not in CHANNEL_COUNTS:

@@ -282,7 +282,8 @@ class JMCELNImageProcessor(BaseImageProcessor):
             expressions. Rows of padded expressions are returned as well.
 
         Raises:
-            ValueError: thresholds outside [0, 1], or as many sizes as do not fit the batch.
+            ValueError: thresholds outside [0, 1], sizes that are not a positive height and width, or as many sizes as
+                do not fit the batch.
         """
         check_threshold("threshold", threshold)
         check_threshold("presence_threshold", presence_threshold)
@@ -292,10 +293,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
                 "`outputs.logits` must have the shape (batch, height, width) or (batch, expressions, height, width), "
                 f"got {tuple(logits.shape)}."
             )
-        if target_sizes is None:
-            sizes = [None] * len(logits)
-        else:
-            sizes = [(int(height), int(width)) for height, width in target_sizes]
+        sizes = [None] * len(logits) if target_sizes is None else [_target_size(entry) for entry in target_sizes]
         if len(sizes) != len(logits):
             raise ValueError(
                 f"`target_sizes` has {len(sizes)} entries for a batch of {len(logits)} images: give one (height, "
@@ -354,6 +352,16 @@ def check_threshold(name: str, value: float) -> None:
     """Raises a `ValueError` unless `value` is a probability."""
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
+
+
+def _target_size(entry: Any) -> tuple[int, int]:
+    edges = [int(edge) for edge in entry] if np.ndim(entry) == 1 else []
+    if len(edges) != 2 or min(edges) < 1:
+        raise ValueError(
+            f"`target_sizes` must hold one (height, width) in pixels an image, such as [(480, 640)], got the entry "
+            f"{entry!r}."
+        )
+    return edges[0], edges[1]
 
 
 def _height_and_width(size: dict[str, int] | int | tuple[int, int]) -> dict[str, int]:

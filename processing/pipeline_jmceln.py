@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import Pipeline
 
 # Named in full because on transformers 4 only the files that this one names travel with it.
-from .image_loading_jmceln import describe_source, image_to_array, is_image_source
+from .image_loading_jmceln import array_to_pil_image, describe_source, image_to_array, is_image_source
 from .image_processing_jmceln import check_threshold
 from .visualization import colour_of, draw_overlay
 
@@ -162,7 +162,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
             "target_size": image.shape[:2],
             "input_ids": inputs["input_ids"][0],
             "attention_mask": inputs["attention_mask"][0],
-            "image": _to_pil(image) if return_overlay else None,
+            "image": array_to_pil_image(image) if return_overlay else None,
         }
         return {"pixel_values": inputs["pixel_values"].to(self.dtype), "request": request}
 
@@ -251,7 +251,12 @@ def _row(image: Any, text: Any) -> dict[str, Any]:
         raise ValueError(f"No expression was given for the image {describe_source(image)}: pass it as `text`.")
     if not isinstance(text, (str, list, tuple)):
         raise TypeError(f"The text of one image must be a string or a list of strings, got {text!r}.")
-    return {"image": image, "text": [text] if isinstance(text, str) else list(text)}
+    expressions = [text] if isinstance(text, str) else list(text)
+    for expression in expressions:
+        # A list in a list would be read as a group of expressions, of which only the first were asked.
+        if not isinstance(expression, str):
+            raise TypeError(f"The text of one image must be a string or a list of strings, got {expression!r} in it.")
+    return {"image": image, "text": expressions}
 
 
 def _stack_rows(groups: list[torch.Tensor]) -> torch.Tensor:
@@ -261,9 +266,3 @@ def _stack_rows(groups: list[torch.Tensor]) -> torch.Tensor:
     for row, group in zip(stacked, groups, strict=True):
         row[: group.shape[0], : group.shape[1]] = group
     return stacked
-
-
-def _to_pil(array: np.ndarray) -> Image.Image:
-    if array.dtype != np.uint8:
-        array = np.rint(array * (255 if array.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(array)

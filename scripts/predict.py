@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from processing import ReferringImageSegmentationPipeline
 
 
-DEFAULT_MODEL = Path("checkpoints/jmceln-shapes")
+DEFAULT_MODEL = Path("runs/demo/model")  # where `make demo` leaves it
 
 
 def probability(text: str) -> float:
@@ -94,10 +94,11 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> "ReferringImage
 
 def find_and_draw(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
     """Writes the pictures and returns what the pipeline answered."""
-    from processing.image_loading_jmceln import load_pil_image
+    from processing.image_loading_jmceln import array_to_pil_image, image_to_array
     from processing.visualization import draw_overlay
 
-    image = load_pil_image(options.image)
+    # Not by Pillow's own conversion to RGB, which turns pictures of 16 bits white.
+    image = array_to_pil_image(image_to_array(options.image))
     pipe = load_pipeline(model, options.device, options.dtype)
     answers = pipe(image, options.text, threshold=options.threshold, presence_threshold=options.presence_threshold)
     captions = [f"{answer['score']:.2f}  {answer['label']}" for answer in answers]

@@ -30,6 +30,9 @@ def test_refused_inputs():
         model(**inputs, labels=torch.zeros(2, 3, 32, 32, dtype=torch.long))
     with pytest.raises(ValueError, match=r"\(batch, 3, height, width\), got \(3, 64, 64\)"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][0]})
+    features = model.get_image_features(inputs["pixel_values"], return_dict=False)
+    with pytest.raises(TypeError, match="plain tuple"):
+        model(image_features=features, input_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="got \\(0, 3, 64, 64\\)"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][:0]})
 

@@ -426,7 +426,9 @@ class TestBadInput:
             ("nowhere.png", ValueError, "nowhere.png"),
             (b"not a picture", ValueError, "13 bytes"),
             ("data:image/png;base64,????", ValueError, "data:image"),
+            ("data:image/png;base64,\u00e9", ValueError, "data:image"),
             ("http://127.0.0.1:9/x.png", ValueError, "127.0.0.1:9/x.png"),
+            ("http://127.0.0.1:9/a picture.png", ValueError, "a picture.png"),
             (Image.new("RGB", (0, 5)), ValueError, "no pixels"),
             (zeros(0, 5, 3), ValueError, "no pixels"),
             (NOT_A_NUMBER, ValueError, "48 NaN or infinite"),
@@ -503,6 +505,16 @@ class TestBadInput:
             JMCELNImageProcessor(keep_ratio=True)
         with pytest.raises(TypeError, match="keep_ratio"):
             JMCELNImageProcessor()(zeros(4, 4, 3), keep_ratio=True)
+
+    def test_data_format(self) -> None:
+        with pytest.raises(ValueError, match="got 'channel_last'"):
+            JMCELNImageProcessor(size=8)(zeros(4, 4, 3), input_data_format="channel_last")
+
+    @pytest.mark.parametrize("target_sizes", [(4, 4), [(0, 4)], [(4, 4, 3)], torch.tensor([4, 4])])
+    def test_target_sizes(self, target_sizes: Any) -> None:
+        outputs = SimpleNamespace(logits=torch.zeros(1, 8, 8))
+        with pytest.raises(ValueError, match=r"one \(height, width\)"):
+            JMCELNImageProcessor().post_process_referring_segmentation(outputs, target_sizes=target_sizes)
 
     def test_image_to_array_refuses_what_is_no_picture(self) -> None:
         with pytest.raises(TypeError, match="int"):

@@ -255,6 +255,7 @@ class TestBadInput:
             ((Image.new("RGB", (8, 8)), "red " * 200), ValueError, "truncation=True"),
             (("nowhere.jpg", "red"), ValueError, "nowhere.jpg"),
             ((3, "red"), TypeError, "must be a picture"),
+            ((Image.new("RGB", (8, 8)), [["a", "b"]]), TypeError, r"got \['a', 'b'\] in it"),
             ((Image.new("RGB", (8, 8)), 3), TypeError, "got 3"),
             (([Image.new("RGB", (8, 8))], 3), TypeError, "got 3"),
         ],

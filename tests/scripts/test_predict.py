@@ -64,6 +64,16 @@ def test_says_when_nothing_is_found(
     assert "star  (nothing found)" in capsys.readouterr().out
 
 
+def test_sixteen_bit_picture_is_drawn_as_it_looks(checkpoint: Path, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    output = tmp_path / "overlay.png"
+    arguments = ["--model", str(checkpoint), "--image", str(tmp_path / "deep.png"), "--output", str(output)]
+    assert predict.main([*arguments, "--text", "star", "--threshold", "1", "--device", "cpu"]) == 0
+    with Image.open(output) as overlay:
+        assert np.array_equal(np.asarray(overlay)[:40], np.repeat(grey[..., None], 3, axis=2))
+
+
 def test_default_model(
     checkpoint: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,7 +81,7 @@ def test_default_model(
     with pytest.raises(SystemExit):
         predict.main(["--image", str(image), "--text", "star"])
     assert "--model is required" in capsys.readouterr().err
-    predict.DEFAULT_MODEL.parent.mkdir()
+    predict.DEFAULT_MODEL.parent.mkdir(parents=True)
     predict.DEFAULT_MODEL.symlink_to(checkpoint, target_is_directory=True)
     assert predict.main(["--image", str(image), "--text", "star", "--device", "cpu"]) == 0
     assert Path("overlay.png").is_file()
