@@ -56,7 +56,7 @@ class JMCELNConfig(PretrainedConfig):
             Tokens of the learnable contextual embedding (LCE).
         use_contextual_embedding (`bool`, *optional*, defaults to `True`):
             Whether the context tokens read the features through the current mask and carry what they learned to the
-            next stage. If `False`, they see only the words and start afresh at every stage.
+            next stage. If `False`, they see only the words and each other, and start afresh at every stage.
         use_alignment (`bool`, *optional*, defaults to `True`):
             Whether the progressive alignment network (PAN) filters each stage's prediction by the one before.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):

@@ -14,7 +14,7 @@ class JMCELNContextWriter(nn.Module):
 
     Half of the heads see the pixels through the mask of the stage before (its log probability is added to their
     scores), so they gather what the current prediction covers; the other half see all, so that a wrong mask does not
-    hide the right object. Without `use_contextual_embedding` the same weights read only the words.
+    hide the right object. Without `use_contextual_embedding` the same weights read only the words and the tokens.
     """
 
     def __init__(self, config: JMCELNConfig):

@@ -3,8 +3,8 @@
     python scripts/demo.py
 
 Writes into `runs/demo`: the trained model (`model/`, which loads everywhere with `trust_remote_code=True`), the scores
-beside those of readers that ignore words (`scores.md`, `results.json`), and pictures of every level (`demo.png`).
-Killed and started again, it goes on where it stopped.
+beside those of readers that ignore words (`scores.md`), all settings and scores (`evaluation/results.json`), and
+pictures of every level (`demo.png`). Killed and started again, it goes on where it stopped.
 """
 
 import argparse
