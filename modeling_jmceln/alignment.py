@@ -7,6 +7,10 @@ from torch import nn
 from .configuration_jmceln import JMCELNConfig
 
 
+class JMCELNAlignmentFilter(nn.Conv2d):
+    """The last layer of the filter. A class of its own, by which the model knows to start it open."""
+
+
 class JMCELNProgressiveAlignment(nn.Module):
     """
     Mixes the stage's own prediction `r` with the mask `m` of the stage before, pixel by pixel and in logits:
@@ -18,7 +22,7 @@ class JMCELNProgressiveAlignment(nn.Module):
         filter_size = max(config.mask_feature_size // 4, 4)
         self.reduction = nn.Linear(config.mask_feature_size, filter_size)
         self.mask_mixer = nn.Conv2d(2, filter_size, kernel_size=3, padding=1)
-        self.filter = nn.Conv2d(filter_size, 1, kernel_size=1)
+        self.filter = JMCELNAlignmentFilter(filter_size, 1, kernel_size=1)
 
     def forward(
         self, pixel_embeddings: torch.Tensor, prediction: torch.Tensor, previous: torch.Tensor

@@ -17,6 +17,10 @@ def resize_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tensor
     return resize_maps(logits.unsqueeze(-1), height, width).squeeze(-1)
 
 
+class JMCELNMaskBias(nn.Linear):
+    """The bias of the mask logits. A class of its own, by which the model knows to start it low."""
+
+
 class JMCELNMaskPredictor(nn.Module):
     """Joins image-only pixel features with the fused pixels, and scores them by a kernel that the context makes."""
 
@@ -34,7 +38,7 @@ class JMCELNMaskPredictor(nn.Module):
             nn.GELU(),
             nn.Linear(config.hidden_size, mask_size),
         )
-        self.bias = nn.Linear(config.hidden_size, 1)
+        self.bias = JMCELNMaskBias(config.hidden_size, 1)
 
     def forward(
         self, pixels: torch.Tensor, context: torch.Tensor, pixel_features: torch.Tensor, height: int, width: int

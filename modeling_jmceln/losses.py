@@ -98,4 +98,6 @@ def expression_losses(
     presence = nn.functional.binary_cross_entropy_with_logits(
         presence_logits.float(), has_target.float(), reduction="none"
     )
-    return loss + config.presence_loss_weight * presence
+    # Of an expression whose every pixel is ignored nothing is known, neither where its referent is nor whether.
+    is_known = weights.flatten(1).any(1)
+    return loss + config.presence_loss_weight * presence * is_known

@@ -11,16 +11,16 @@ from transformers import AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, 
 from transformers.utils import ModelOutput
 
 # Every file of the package is named here: transformers 4.57 copies into a saved folder what its entry file imports.
-from .alignment import JMCELNProgressiveAlignment
+from .alignment import JMCELNAlignmentFilter
 from .attention import JMCELNAttention  # noqa: F401
-from .cascade import JMCELNCascade, JMCELNMaskPredictor
+from .cascade import JMCELNCascade, JMCELNMaskBias
 from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNContextWriter  # noqa: F401
 from .fusion import JMCELNFusionLayer
 from .losses import expression_losses
 from .pixel_decoder import JMCELNPixelDecoder
 from .presence import JMCELNPresenceHead
-from .upsampling import JMCELNConvexUpsampler
+from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
 
 
 @dataclass
@@ -99,26 +99,28 @@ class JMCELNPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     def _init_weights(self, module: nn.Module) -> None:
+        # Only modules with parameters of their own are asked: transformers takes the others of custom code for loaded.
         if isinstance(module, (nn.Linear, nn.Conv2d)):
+            if isinstance(module, JMCELNAlignmentFilter):
+                # Open at first (0.88 everywhere), or the untrained mask before halves the gradient of every stage.
+                nn.init.zeros_(module.weight)
+                nn.init.constant_(module.bias, 2.0)
+                return
             nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
+            if isinstance(module, JMCELNMaskBias):
+                # A referent covers a small part of the image: start from mostly background.
+                nn.init.constant_(module.bias, -2.0)
+            elif isinstance(module, JMCELNUpsamplingWeights):
+                if not getattr(module.bias, "_is_hf_initialized", False):
+                    with torch.no_grad():
+                        module.bias.copy_(module.initial_bias())
+            elif module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=1.0)
-        elif isinstance(module, JMCELNMaskPredictor):
-            # A referent covers a small part of the image: start from mostly background.
-            nn.init.constant_(module.bias.bias, -2.0)
-        elif isinstance(module, JMCELNProgressiveAlignment):
-            # Open at first (0.88), or the untrained previous mask halves the gradient of every later stage.
-            nn.init.constant_(module.filter.bias, 2.0)
-        elif isinstance(module, JMCELNConvexUpsampler) and not getattr(
-            module.weights.bias, "_is_hf_initialized", False
-        ):
-            with torch.no_grad():
-                module.weights.bias.copy_(module.initial_bias())
 
 
 class JMCELNModel(JMCELNPreTrainedModel):
@@ -290,7 +292,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         height, width = pixel_values.shape[-2:]
         strides = self.config.feature_strides
         padding = (0, -width % strides[-1], 0, -height % strides[-1])
-        padded = nn.functional.pad(pixel_values, padding)
+        padded = nn.functional.pad(pixel_values.to(self.dtype), padding)
 
         backbone_kwargs = {}
         if self.config.output_attentions if output_attentions is None else output_attentions:
@@ -396,10 +398,10 @@ class JMCELNModel(JMCELNPreTrainedModel):
             raise ValueError("`input_ids` are missing: an image alone refers to nothing, pass an expression.")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        if input_ids.ndim not in (2, 3) or attention_mask.shape != input_ids.shape:
+        if input_ids.ndim not in (2, 3) or 0 in input_ids.shape or attention_mask.shape != input_ids.shape:
             raise ValueError(
                 "`input_ids` and `attention_mask` must both have the shape (batch, length) or (batch, expressions,"
-                f" length), got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}."
+                f" length), none of them 0, got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}."
             )
         if image_features is None:
             image_features = self.get_image_features(

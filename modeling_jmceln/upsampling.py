@@ -1,10 +1,25 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 """Learned upsampling of mask logits to the input resolution, with weights that depend on the image alone."""
 
+import math
+
 import torch
 from torch import nn
 
 from .configuration_jmceln import JMCELNConfig
+
+
+class JMCELNUpsamplingWeights(nn.Conv2d):
+    """The last layer of the upsampler, which starts as bilinear interpolation."""
+
+    def initial_bias(self) -> torch.Tensor:
+        """Logarithms of the bilinear weights, softened so that every cell can be learned: shape `(9 * stride**2,)`."""
+        stride = math.isqrt(self.out_channels // 9)
+        offsets = (torch.arange(stride) + 0.5) / stride - 0.5
+        # (3, stride): weight of the cell before, of the own cell and of the cell after, for each position in the cell
+        line = torch.stack([(-offsets).clamp(min=0), 1 - offsets.abs(), offsets.clamp(min=0)])
+        weights = torch.einsum("is,jt->ijst", line, line)
+        return (weights + 1e-2).log().flatten()
 
 
 class JMCELNConvexUpsampler(nn.Module):
@@ -21,15 +36,7 @@ class JMCELNConvexUpsampler(nn.Module):
         self.pixel_mixer = nn.Conv2d(
             3 * self.stride**2 + config.mask_feature_size, mixer_size, kernel_size=3, padding=1
         )
-        self.weights = nn.Conv2d(mixer_size, 9 * self.stride**2, kernel_size=1)
-
-    def initial_bias(self) -> torch.Tensor:
-        """Logarithms of the bilinear weights, softened so that every cell can be learned: shape `(9 * stride**2,)`."""
-        offsets = (torch.arange(self.stride) + 0.5) / self.stride - 0.5
-        # (3, stride): weight of the cell before, of the own cell and of the cell after, for each position in the cell
-        line = torch.stack([(-offsets).clamp(min=0), 1 - offsets.abs(), offsets.clamp(min=0)])
-        weights = torch.einsum("is,jt->ijst", line, line)
-        return (weights + 1e-2).log().flatten()
+        self.weights = JMCELNUpsamplingWeights(mixer_size, 9 * self.stride**2, kernel_size=1)
 
     def forward(self, pixel_values: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
         """

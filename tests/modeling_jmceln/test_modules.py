@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from modeling_jmceln import JMCELNModel
 from modeling_jmceln.alignment import JMCELNProgressiveAlignment
 from modeling_jmceln.attention import sine_position_embedding
 from modeling_jmceln.losses import dice_loss, expression_losses
@@ -38,9 +39,23 @@ def test_shut_filters_carry_the_first_mask_through_the_whole_model():
 
 @torch.no_grad()
 def test_alignment_starts_open():
-    filters = random_model(num_stages=3)(**random_inputs()).alignment_filters
+    filters = JMCELNModel(tiny_config(num_stages=3)).eval()(**random_inputs()).alignment_filters
     assert len(filters) == 2
-    assert all(alignment_filter.mean() > 0.6 for alignment_filter in filters)
+    for alignment_filter in filters:
+        torch.testing.assert_close(alignment_filter, torch.full_like(alignment_filter, 2.0).sigmoid())
+
+
+def test_the_model_starts_where_it_should():
+    model = JMCELNModel(tiny_config(num_stages=3))
+    assert torch.equal(model.upsampler.weights.bias, model.upsampler.weights.initial_bias())
+    for stage in model.cascade.stages:
+        assert stage.predictor.bias.bias.item() == -2.0
+
+
+def test_a_wholly_ignored_label_teaches_nothing():
+    model, inputs = random_model(), random_inputs(1, 1)
+    model(**inputs, labels=torch.full((1, 1, 64, 64), 255)).loss.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
 def test_plain_cascade_has_about_the_same_size():
@@ -89,7 +104,7 @@ def test_upsampler_starts_as_bilinear_interpolation(stride):
     config = tiny_config(feature_strides=[stride, 2 * stride, 4 * stride, 8 * stride])
     upsampler = JMCELNConvexUpsampler(config)
     nn.init.zeros_(upsampler.weights.weight)
-    line = upsampler.initial_bias().exp() - 1e-2
+    line = upsampler.weights.initial_bias().exp() - 1e-2
     upsampler.weights.bias.copy_(line.clamp(min=1e-12).log())
     logits = torch.randn(2, 3, 5, 6)
     weights = upsampler(torch.randn(2, 3, 5 * stride, 6 * stride), torch.randn(2, 5, 6, 16))
