@@ -83,7 +83,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         nargs="+",
         metavar="DTYPE:ATTENTION:COMPILE",
         help="float32 or bfloat16 (autocast), eager or sdpa, none or a mode of torch.compile; the first is measured "
-        "at all sizes and counts, the others at the first size with the least and the second largest count",
+        "at all sizes and counts, the others at the first size with the least count and the largest up to 8",
     )
     parser.add_argument("--batch_images", type=int, nargs="+", default=[1, 2, 4, 8], help="images at once")
     parser.add_argument("--training_images", type=int, nargs="+", help="images in a training step")
@@ -141,6 +141,11 @@ class Benchmark:
     def vocabulary(model: JMCELNModel) -> int:
         return model.config.text_config.vocab_size
 
+    def few_counts(self) -> list[int]:
+        """The least count of expressions and the largest up to eight, for what need not be measured at all counts."""
+        counts = sorted(self.options.expressions)
+        return sorted({counts[0], max(count for count in counts if count <= max(counts[0], 8))})
+
     def measure_flops(self) -> list[dict[str, Any]]:
         return [
             {"size": size, "expressions": count, **self.flops_of(size, count)}
@@ -150,7 +155,7 @@ class Benchmark:
 
     def measure_inference(self) -> list[dict[str, Any]]:
         counts = sorted(self.options.expressions)
-        few = sorted({counts[0], counts[-2:][0]})
+        few = self.few_counts()
         records = []
         for index, variant in enumerate(self.options.variants):
             if variant in self.results["machine"]["skipped_variants"]:
@@ -188,7 +193,7 @@ class Benchmark:
             add("jmceln", count, size, Workload(size, count).inputs(vocabulary, self.device))
         if with_clipseg:
             clipseg_size = modules["clipseg"].config.vision_config.image_size
-            for count in (counts[0], counts[-2:][0]):
+            for count in self.few_counts():
                 inputs = Workload(clipseg_size, 1, count).inputs(vocabulary, self.device)
                 # CLIPSeg takes an image beside each prompt, be it the same.
                 inputs = {name: value.flatten(0, 1) if value.ndim == 3 else value for name, value in inputs.items()}

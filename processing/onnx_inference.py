@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import AutoProcessor, PretrainedConfig
@@ -55,7 +54,7 @@ class ONNXReferringModel(nn.Module):
         """Asked by every pipeline."""
         return False
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> dict[str, np.ndarray]:
+    def get_image_features(self, pixel_values: torch.Tensor) -> dict[str, Any]:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): At the size of the export.
@@ -77,7 +76,7 @@ class ONNXReferringModel(nn.Module):
         return dict(zip(names, values, strict=True))
 
     def forward(
-        self, image_features: dict[str, np.ndarray], input_ids: torch.Tensor, attention_mask: torch.Tensor
+        self, image_features: dict[str, Any], input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> SimpleNamespace:
         """
         Args:

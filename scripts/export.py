@@ -166,7 +166,8 @@ def quantize(folder: Path) -> None:
             graph_path(folder, name, quantized=True),
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
-            weight_type=QuantType.QInt8,
+            # With signed weights the sums of processors without VNNI saturate.
+            weight_type=QuantType.QUInt8,
         )
 
 

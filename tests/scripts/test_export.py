@@ -1,0 +1,132 @@
+"""Exported graphs answer as the model does, and so does the pipeline on them."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from modeling_jmceln import JMCELNModel
+from processing import ReferringImageSegmentationPipeline
+from processing.onnx_inference import ONNXReferringModel, load_onnx_pipeline
+from scripts import export
+from tests.tiny import tiny_config, tiny_processor
+
+
+pytestmark = pytest.mark.slow  # tracing and writing two graphs
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    JMCELNModel(tiny_config()).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    export.main(["--model", str(checkpoint), "--output", str(folder), "--int8", "--scenes", "1", "--rounds", "1"])
+    return folder
+
+
+def test_report_holds_parity_sizes_and_scores(exported: Path) -> None:
+    report = json.loads((exported / "export.json").read_text())
+    assert report["largest_difference"]["onnx"] <= export.TOLERANCE
+    assert report["largest_difference"]["torch.export"] <= export.TOLERANCE
+    assert 0 < report["largest_difference"]["onnx int8"] < 0.1
+    sizes = report["bytes"]
+    assert sizes == {path.name: path.stat().st_size for path in exported.iterdir() if path.suffix in (".onnx", ".pt2")}
+    for name in ("image_encoder", "expression_decoder"):
+        assert sizes[f"{name}.int8.onnx"] < sizes[f"{name}.onnx"]
+    assert report["mIoU"].keys() == report["seconds, 8 expressions"].keys() == {"torch", "onnx", "onnx int8"}
+    assert report["mIoU"]["onnx"] == pytest.approx(report["mIoU"]["torch"], abs=1e-3)
+
+
+def test_graphs_are_valid_and_free_in_batch_expressions_and_length(exported: Path) -> None:
+    shapes = {}
+    for name in ("image_encoder", "expression_decoder"):
+        graph = onnx.load(exported / f"{name}.onnx")
+        onnx.checker.check_model(graph)
+        for value in (*graph.graph.input, *graph.graph.output):
+            shapes[value.name] = [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+    # A free axis has a name in place of a length.
+    free = {name: [isinstance(length, str) for length in shape] for name, shape in shapes.items()}
+    assert free["pixel_values"] == [True, False, False, False]
+    assert free["input_ids"] == free["attention_mask"] == [True, True, True]
+    assert free["logits"] == [True, True, False, False]
+    assert free["presence_logits"] == [True, True]
+    assert shapes["pixel_values"][2:] == shapes["logits"][2:] == [64, 64]
+
+
+def test_pipeline_on_graphs_answers_as_on_the_model(checkpoint: Path, exported: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    images = [Image.fromarray(pixels), Image.fromarray(pixels[:40, ::-1].copy())]
+    texts = [["the red circle", "a star", "large square above"], ["the small green star"]]
+    model = JMCELNModel.from_pretrained(checkpoint).eval()
+    original = ReferringImageSegmentationPipeline(model=model, processor=tiny_processor(), device="cpu")
+    options = {"presence_threshold": 0.0, "threshold": 0.1, "batch_size": 2, "expressions_per_call": 4}
+    expected, answers = (
+        pipe(images, texts, return_overlay=True, **options) for pipe in (original, load_onnx_pipeline(exported))
+    )
+    assert [len(found) for found in answers] == [3, 1]
+    for found, wanted in zip(chain(*answers), chain(*expected), strict=True):
+        assert found["label"] == wanted["label"]
+        assert found["score"] == pytest.approx(wanted["score"], abs=1e-3)
+        assert found["mask"].mode == "L"
+        assert found["mask"].size == wanted["mask"].size
+        assert np.mean(np.asarray(found["mask"]) != np.asarray(wanted["mask"])) < 1e-2
+        assert found["overlay"].size == wanted["overlay"].size
+
+
+def test_another_size_is_refused(exported: Path) -> None:
+    with pytest.raises(ValueError, match=r"take images of shape \(3, 64, 64\), got \(3, 32, 64\)"):
+        ONNXReferringModel(exported).get_image_features(torch.zeros(1, 3, 32, 64))
+
+
+def test_missing_graphs_are_named(checkpoint: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"scripts/export\.py` and `--int8` first"):
+        ONNXReferringModel(checkpoint, quantized=True)
+
+
+def test_a_wrong_export_is_noticed(checkpoint: Path) -> None:
+    model = JMCELNModel.from_pretrained(checkpoint).eval()
+
+    def run(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, presence_logits = export.run_model(model)(inputs)
+        return logits + 0.1, presence_logits
+
+    with torch.no_grad():
+        assert export.largest_difference(model, export.run_model(model), (64, 64)) < 1e-6
+        assert export.largest_difference(model, run, (64, 64)) > export.TOLERANCE
+        nothing = export.largest_difference(
+            model, lambda inputs: tuple(value * torch.nan for value in run(inputs)), (64, 64)
+        )
+        assert nothing == float("inf")
+        with pytest.raises(RuntimeError, match="returns the shape"):
+            export.largest_difference(model, lambda inputs: (run(inputs)[0][:, :1], run(inputs)[1]), (64, 64))
+
+
+def test_the_script_fails_on_a_wrong_export(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "trace", lambda *_: {})
+    monkeypatch.setattr(export, "write_graphs", lambda *_: None)
+    monkeypatch.setattr(
+        export,
+        "load_onnx_pipeline",
+        lambda *_: ReferringImageSegmentationPipeline(
+            model=JMCELNModel.from_pretrained(checkpoint), processor=tiny_processor(), device="cpu"
+        ),
+    )
+    monkeypatch.setattr(export, "run_programs", lambda *_: None)
+    monkeypatch.setattr(export, "largest_difference", lambda *_: 0.01)
+    with pytest.raises(RuntimeError, match="differ from the model by 1"):
+        export.main(["--model", str(checkpoint), "--output", str(tmp_path), "--rounds", "1"])
+    assert json.loads((tmp_path / "export.json").read_text())["largest_difference"]["onnx"] == 0.01
