@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test lint types clean
+.PHONY: help environment demo bench test lint types clean
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## Trains a small model on the synthetic benchmark, evaluates it and draws a figure
 	$(PYTHON) scripts/demo.py $(ARGS)
+
+bench: $(INSTALLED) ## Measures speed and memory into docs/performance.md (an hour on two cores, wants them for itself)
+	$(PYTHON) benchmarks/speed.py $(or $(ARGS),--preset full --document)
 
 # One thread a process: the two processes of the tests share a small machine's cores.
 test: export OMP_NUM_THREADS = 1

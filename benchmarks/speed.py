@@ -67,7 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 TINY_SIZES = [64, 96]
-MANY_EXPRESSIONS, CHUNK = 200, 32
+CHUNK = 32
 EMULATED = 4
 TRAINING_COST = 3  # a backward pass costs about twice the forward pass
 
@@ -88,6 +88,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batch_images", type=int, nargs="+", default=[1, 2, 4, 8], help="images at once")
     parser.add_argument("--training_images", type=int, nargs="+", help="images in a training step")
     parser.add_argument("--training_expressions", type=int, nargs="+", help="expressions an image in training")
+    parser.add_argument("--many_expressions", type=int, default=200, help="asked in chunks, for their memory")
     parser.add_argument("--rounds", type=int, help="how often each call is timed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to see that all of it works")
@@ -309,7 +310,8 @@ class Benchmark:
 
         for count in sorted(self.options.expressions):
             add("inference", 1, count, weights, lambda count=count: infer(count, count))
-        add("inference in chunks", 1, MANY_EXPRESSIONS, weights, lambda: infer(MANY_EXPRESSIONS, CHUNK), chunk=CHUNK)
+        many = self.options.many_expressions
+        add("inference in chunks", 1, many, weights, lambda: infer(many, CHUNK), chunk=CHUNK)
 
         model.train()
         for parameter in model.parameters():
