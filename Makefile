@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Trains a small model on the synthetic benchmark, evaluates it and draws a figure
 	$(PYTHON) scripts/demo.py $(ARGS)
 
-bench: $(INSTALLED) ## Measures speed and memory into docs/performance.md (an hour on two cores, wants them for itself)
+bench: $(INSTALLED) ## Measures speed and memory into docs/performance.md (long, and wants the machine for itself)
 	$(PYTHON) benchmarks/speed.py $(or $(ARGS),--preset full --document)
 
 # One thread a process: the two processes of the tests share a small machine's cores.
