@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 import datasets
 import torch
 import transformers
-from transformers import AutoModel, AutoProcessor, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, set_seed
 
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 from processing import JMCELNImageProcessor, JMCELNProcessor
@@ -168,14 +168,17 @@ def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.
             arguments.model_name_or_path, trust_remote_code=True, dtype=torch.float32, **attention
         )
     fields: dict[str, Any] = dict(arguments.model_config)  # pyrefly: ignore[no-matching-overload] - a dict once parsed
-    if arguments.vision_model is not None:
+    if arguments.text_model is not None:
         return JMCELNModel.from_vision_text_pretrained(
             arguments.vision_model, arguments.text_model, **fields, **attention
         )
-    text_config = dict(fields.get("text_config") or {"model_type": "bert"})
+    text_config = dict(fields.pop("text_config", None) or {"model_type": "bert"})
     if arguments.tokenizer == "words":
         text_config["vocab_size"] = len(processor.tokenizer)
         text_config["pad_token_id"] = processor.tokenizer.pad_token_id
+    if arguments.vision_model is not None:
+        text_encoder = AutoConfig.for_model(**text_config)
+        return JMCELNModel.from_vision_text_pretrained(arguments.vision_model, text_encoder, **fields, **attention)
     fields["text_config"] = text_config
     return JMCELNModel._from_config(JMCELNConfig(**fields), **attention)
 

@@ -25,7 +25,11 @@ class ModelArguments:
         default=None, metadata={"help": "Folder or hub id of a saved JMCELN to train on."}
     )
     vision_model: str | None = field(
-        default=None, metadata={"help": "Folder or hub id of a vision backbone to begin from, with `text_model`."}
+        default=None,
+        metadata={
+            "help": "Folder or hub id of a vision backbone to begin from, with `text_model`, or with the `text_config`"
+            " of `model_config` for a text encoder from scratch."
+        },
     )
     text_model: str | None = field(
         default=None, metadata={"help": "Folder or hub id of a text encoder and its tokenizer to begin from."}
@@ -57,8 +61,13 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         self.model_config = dict(_parsed(self.model_config) or {})
-        if (self.vision_model is None) != (self.text_model is None):
-            raise ValueError("`vision_model` and `text_model` go together: give both or neither.")
+        if self.text_model is not None and self.vision_model is None:
+            raise ValueError("`text_model` begins from a pretrained encoder; name a `vision_model` to go with it.")
+        if self.vision_model is not None and (self.text_model is None) == ("text_config" not in self.model_config):
+            raise ValueError(
+                "`vision_model` needs either a `text_model`, or a `text_config` in `model_config` for a text encoder"
+                " from scratch."
+            )
         if self.model_name_or_path is not None and (self.vision_model is not None or self.model_config):
             raise ValueError(
                 "`model_name_or_path` names a whole model, beside which `vision_model`, `text_model` and"
@@ -224,8 +233,8 @@ def merge_settings(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict
 
 
 def parse_arguments(
-    arguments: Sequence[str], description: str | None = None
-) -> tuple[ModelArguments, DataArguments, ReferringTrainingArguments]:
+    arguments: Sequence[str], description: str | None = None, argument_classes: Sequence[type] = ARGUMENT_CLASSES
+) -> tuple[Any, ...]:
     """
     Read the settings of a run: YAML files first, in order, then options.
 
@@ -235,9 +244,11 @@ def parse_arguments(
             mapping or a list is reached by dots: `--model_config.num_stages 4`, `--train_data.0.split val`.
         description (`str`, *optional*):
             Text at the top of `--help`.
+        argument_classes (`Sequence[type]`, *optional*):
+            The dataclasses whose fields can be set, by default those of the model, of the data and of the training.
 
     Returns:
-        The arguments of the model, of the data and of the training.
+        An instance of each class.
 
     Raises:
         ValueError: for a setting that no argument has, with the nearest name.
@@ -251,17 +262,16 @@ def parse_arguments(
         settings = merge_settings(settings, load_settings(file))
     options = _take_dotted_options(names, settings)
     parser = HfArgumentParser(
-        ARGUMENT_CLASSES, usage="%(prog)s [FILE.yaml ...] [--field value ...]", description=description
+        argument_classes, usage="%(prog)s [FILE.yaml ...] [--field value ...]", description=description
     )
-    known = {field.name for argument_class in ARGUMENT_CLASSES for field in dataclasses.fields(argument_class)}
+    known = {field.name for argument_class in argument_classes for field in dataclasses.fields(argument_class)}
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else "; `--help` lists all."
             raise ValueError(f"There is no setting `{name}`{hint}")
     parser.set_defaults(**settings)
-    model, data, training = parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
-    return model, data, training
+    return parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
 
 
 def _take_dotted_options(options: Sequence[str], settings: dict[str, Any]) -> list[str]:

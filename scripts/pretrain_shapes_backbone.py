@@ -1,0 +1,63 @@
+"""Train a vision backbone to tell the attributes of shapes, for a JMCELN of the synthetic benchmark to begin from.
+
+    python scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
+
+The backbone is saved in `output_dir`, which `vision_model` of scripts/train.py takes (configs/shapes.yaml does), with
+`scores.json`: how many of the cells of each feature map are told right on scenes never seen. Killed and started again
+with the same command, a run goes on from its newest checkpoint.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from transformers import AutoConfig, Trainer, TrainingArguments, set_seed
+
+from processing.training.arguments import parse_arguments
+from processing.training.attribute_pretraining import AttributeReader, AttributeScenes, attribute_accuracy
+from processing.training.referring_trainer import last_complete_checkpoint
+
+
+@dataclass
+class BackboneArguments:
+    """Which backbone to train, and on which scenes."""
+
+    backbone_config: dict | None = field(default=None, metadata={"help": "Fields of the backbone's configuration."})
+    image_size: int = field(default=96, metadata={"help": "Side of the images in pixels."})
+    num_validation_images: int = field(default=200, metadata={"help": "Scenes to score the backbone on."})
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:
+    """Run the pretraining that the arguments describe and return the accuracies on scenes never seen."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    classes = (BackboneArguments, TrainingArguments)
+    backbone, training = parse_arguments(arguments, description=__doc__, argument_classes=classes)
+    if not backbone.backbone_config or training.max_steps < 1:
+        raise ValueError("Name the backbone with `backbone_config`, and its `max_steps`, best in a YAML file.")
+    set_seed(training.seed)
+    training.dataloader_pin_memory = training.device.type != "cpu"
+    fields: dict[str, Any] = dict(backbone.backbone_config)
+    model = AttributeReader(AutoConfig.for_model(**fields))
+    images = training.max_steps * training.train_batch_size * training.world_size
+    scenes = AttributeScenes("train", images, training.seed, backbone.image_size)
+    trainer = Trainer(model=model, args=training, train_dataset=scenes)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(training.output_dir))
+
+    validation = AttributeScenes("validation", backbone.num_validation_images, image_size=backbone.image_size)
+    scores = attribute_accuracy(model, validation)
+    if trainer.is_world_process_zero():
+        model.backbone.save_pretrained(training.output_dir)
+        (Path(training.output_dir) / "scores.json").write_text(json.dumps(scores, indent=2), encoding="utf-8")
+        for stage, accuracies in zip(model.backbone.out_features, scores, strict=True):
+            print(f"{stage}: " + ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items()))
+    return scores
+
+
+if __name__ == "__main__":
+    main()
