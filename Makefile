@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo bench test lint types clean
+.PHONY: help environment demo bench ablation test lint types clean
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,12 @@ demo: $(INSTALLED) ## Trains a small model on the synthetic benchmark, evaluates
 
 bench: $(INSTALLED) ## Measures speed and memory into docs/performance.md (long, and wants the machine for itself)
 	$(PYTHON) benchmarks/speed.py $(or $(ARGS),--preset full --document)
+
+ablation: $(INSTALLED) runs/shapes_backbone/model.safetensors ## Measures what LCE and PAN are worth into docs/results.md (hours)
+	$(PYTHON) benchmarks/ablation.py $(or $(ARGS),--document)
+
+runs/shapes_backbone/model.safetensors: | $(INSTALLED)
+	$(PYTHON) scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
 
 # One thread a process: the two processes of the tests share a small machine's cores.
 test: export OMP_NUM_THREADS = 1

@@ -68,7 +68,7 @@ def _matches(phrase: Phrase, scene: Scene) -> tuple[int, ...]:
     return tuple(index for index, shape in enumerate(scene.objects) if phrase.matches(shape))
 
 
-def _anchor_of(query: Query) -> Query | None:
+def anchor_of(query: Query) -> Query | None:
     """The anchor of the relation of a query, `None` if it has none."""
     for condition in query.conditions:
         if isinstance(condition, Relation):
@@ -100,8 +100,8 @@ def _related_to(query: Query, scene: Scene, anchor: int) -> tuple[int, ...]:
 
 def _blind_to_the_end(query: Query, scene: Scene) -> dict[int, float]:
     """Where a reader ends who stops reading before the last relation and chooses blindly from there."""
-    anchor = _anchor_of(query)
-    if anchor is None or _anchor_of(anchor) is None:
+    anchor = anchor_of(query)
+    if anchor is None or anchor_of(anchor) is None:
         matches = head_matches(query, scene)
         return dict.fromkeys(matches, 1.0 / max(len(matches), 1))
     chances: dict[int, float] = {}
@@ -120,7 +120,7 @@ def _one_of(objects: Sequence[int]) -> Answers:
 
 
 def _read_nearest(item: LabelledScene, query: Query) -> Answers:
-    anchor = _anchor_of(query)
+    anchor = anchor_of(query)
     found = resolve(anchor, item.scene) if anchor is not None else ()
     others = [index for index in head_matches(query, item.scene) if index not in found]
     if not found or not others:

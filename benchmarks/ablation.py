@@ -1,0 +1,165 @@
+"""What LCE and PAN are worth: trains and measures variants of equal size on the synthetic benchmark.
+
+    python benchmarks/ablation.py                                # all of benchmarks/ablation.yaml, then the report
+    python benchmarks/ablation.py --seeds 0 --max_steps 2000     # a shorter look
+    python benchmarks/ablation.py --report-only --document       # tables, plot and docs/results.md from what there is
+
+Every variant is trained by scripts/train.py on the same data in the same order, once a seed. A finished run is kept
+as JSON and not repeated; a run that was killed goes on from its newest checkpoint. All variants run with the first
+seed, then with the second, so that there is something to compare early.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+import yaml
+from tqdm.auto import tqdm
+
+from benchmarks.ablation_report import as_markdown, document, draw
+from benchmarks.stage_analysis import analyse, summarize
+from modeling_jmceln import JMCELNModel
+from processing import JMCELNProcessor
+from processing.shapes_oracles import labelled_scene, oracle_scores
+from processing.training.arguments import load_settings
+from scripts import train
+
+
+FULL_MODEL = "cascade + LCE + PAN"
+
+
+def parse_settings(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Further arguments go on to scripts/train.py, for example --max_steps 3000.",
+    )
+    parser.add_argument("--plan", type=Path, default=Path("benchmarks/ablation.yaml"), help="default: %(default)s")
+    parser.add_argument("--output-dir", type=Path, help="default: that of the plan")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the plan")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="variants to run (default: all, and the sweeps)")
+    parser.add_argument("--test-images", type=int, help="default: that of the plan")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is finished")
+    parser.add_argument("--document", action="store_true", help="also write docs/results.md and its plot")
+    return parser.parse_known_args(arguments)
+
+
+def load_plan(path: Path) -> dict[str, Any]:
+    """The plan with its sweeps written out as variants."""
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    swept = {
+        f"{field} = {value}": {field: value} for field, values in plan.get("sweeps", {}).items() for value in values
+    }
+    plan["variants"] = {**plan["variants"], **swept}
+    return plan
+
+
+def run_name(variant: str, seed: int) -> str:
+    return f"{variant.replace(' + ', '_').replace(' = ', '_').replace(' ', '_')}-{seed}"
+
+
+def run_variant(
+    variant: str, seed: int, plan: Mapping[str, Any], output_dir: Path, training_arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Train and measure one variant with one seed; a run that is finished is read, not repeated.
+
+    Raises:
+        ValueError: if a finished run of this name had other settings.
+    """
+    path = output_dir / f"{run_name(variant, seed)}.json"
+    settings = {
+        "variant": variant,
+        "seed": seed,
+        "fields": plan["variants"][variant],
+        "run": load_settings(plan["run"]),
+        "arguments": list(training_arguments),
+        "test": plan["test"],
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    if path.is_file():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["digest"] != digest:
+            raise ValueError(f"{path} was made with other settings: remove it, or choose another --output-dir.")
+        return result
+
+    folder = output_dir / f"{run_name(variant, seed)}-{digest[:8]}"
+    fields = [
+        part for name, value in settings["fields"].items() for part in (f"--model_config.{name}", json.dumps(value))
+    ]
+    start = time.perf_counter()
+    train.main([plan["run"], *fields, "--output_dir", str(folder), "--seed", str(seed), *training_arguments])
+    seconds = time.perf_counter() - start
+    model = JMCELNModel.from_pretrained(folder)
+    processor = JMCELNProcessor.from_pretrained(folder)
+    scenes = [
+        labelled_scene(plan["test"]["split"], index, image_size=plan["test"]["image_size"])
+        for index in tqdm(range(plan["test"]["size"]), desc="test scenes", unit="scene", leave=False)
+    ]
+    result = {
+        **settings,
+        "digest": digest,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": seconds,
+        "summary": summarize(analyse(model, processor, scenes)),
+    }
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    temporary.replace(path)
+    # What is needed of the folder is the model: its checkpoints are three times as large.
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    settings, training_arguments = parse_settings(arguments)
+    plan = load_plan(settings.plan)
+    if settings.test_images is not None:
+        plan["test"]["size"] = settings.test_images
+    output_dir = settings.output_dir or Path(plan["output_dir"])
+    output_dir.mkdir(parents=True, exist_ok=True)
+    unknown = set(settings.only or ()) - set(plan["variants"])
+    if unknown:
+        raise ValueError(f"There are no variants {sorted(unknown)}; there are {list(plan['variants'])}.")
+    if not settings.report_only:
+        todo = [
+            (variant, seed)
+            for seed in settings.seeds or plan["seeds"]
+            for variant in settings.only or plan["variants"]
+        ]
+        for variant, seed in tqdm(todo, desc="ablation", unit="run"):
+            run_variant(variant, seed, plan, output_dir, training_arguments)
+
+    finished = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output_dir.glob("*.json"))]
+    runs = [run for run in finished if "summary" in run]
+    if not runs:
+        raise ValueError(f"No run is finished in {output_dir}.")
+    test = plan["test"]
+    report = {
+        "baseline": plan["baseline"],
+        "full_model": FULL_MODEL,
+        "variants": list(plan["variants"]),
+        "runs": runs,
+        "oracles": oracle_scores(
+            labelled_scene(test["split"], index, image_size=test["image_size"]) for index in range(test["size"])
+        ),
+    }
+    (output_dir / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    draw(report, output_dir / "report.png")
+    print(as_markdown(report))
+    if settings.document:
+        document(report, Path("docs"))
+    return report
+
+
+if __name__ == "__main__":
+    main()

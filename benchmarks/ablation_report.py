@@ -1,0 +1,193 @@
+"""Tables, plot and page of the ablation, made from its JSON alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.stage_analysis import PLACES, mean_and_error, merged
+from processing.evaluation_controls import CONTROLS
+from processing.evaluation_report import markdown_row
+
+
+Report = Mapping[str, Any]
+# In order of intricacy; `no_target` has no IoU.
+LEVELS = ("appearance", "position", "relation", "chain2", "chain3", "comparison", "multiple")
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    header, *body = rows
+    return "\n".join(markdown_row(list(row)) for row in (header, ["---", *["---:"] * (len(header) - 1)], *body))
+
+
+def show(value: Mapping[str, Any] | None, digits: int = 1, sign: str = "") -> str:
+    """A mean with its standard error, in points."""
+    if value is None:
+        return "-"
+    text = f"{100 * value['mean']:{sign}.{digits}f}"
+    return text if value["standard_error"] is None else f"{text} ± {100 * value['standard_error']:.{digits}f}"
+
+
+def runs_of(report: Report, variant: str) -> list[Mapping[str, Any]]:
+    return [run for run in report["runs"] if run["variant"] == variant]
+
+
+def measured(report: Report) -> list[str]:
+    """The variants of which there is a run, in the order of the plan."""
+    return [variant for variant in report["variants"] if runs_of(report, variant)]
+
+
+def levels_table(report: Report, score: str) -> str:
+    rows = [["variant", "parameters", "runs", *LEVELS]]
+    for variant in measured(report):
+        runs = runs_of(report, variant)
+        levels = merged([run["summary"] for run in runs])["levels"]
+        rows.append(
+            [
+                variant,
+                f"{runs[0]['parameters'] / 1e3:,.0f} k",
+                str(len(runs)),
+                *[show(levels[level][score]) for level in LEVELS],
+            ]
+        )
+    return table(rows)
+
+
+def gains_table(report: Report, score: str) -> str:
+    """Differences from the baseline, seed by seed, so that what a seed brings cancels out."""
+    baseline = {run["seed"]: run["summary"]["levels"] for run in runs_of(report, report["baseline"])}
+    rows = [["variant", "seeds", *LEVELS]]
+    for variant in measured(report):
+        pairs = [
+            (run["summary"]["levels"], baseline[run["seed"]])
+            for run in runs_of(report, variant)
+            if run["seed"] in baseline
+        ]
+        if variant == report["baseline"] or not pairs:
+            continue
+        gains = [mean_and_error([own[level][score] - base[level][score] for own, base in pairs]) for level in LEVELS]
+        rows.append([variant, str(len(pairs)), *[show(gain, sign="+") for gain in gains]])
+    return table(rows) if len(rows) > 1 else ""
+
+
+def stages_table(report: Report) -> str:
+    rows = [["variant", "stage", "mIoU", "P@0.5", "means the right object", "1 - IoU with the next"]]
+    for variant in measured(report):
+        summary = merged([run["summary"] for run in runs_of(report, variant)])
+        inconsistency = [*summary["inconsistency"], None]
+        for number, stage in enumerate(summary["stages"]):
+            scores = [show(stage[name]) for name in ("mIoU", "P@0.5", "chosen")]
+            rows.append([variant, str(number + 1), *scores, show(inconsistency[number])])
+    return table(rows)
+
+
+def transitions_table(report: Report) -> str:
+    rows = [["variant", "judged by", "wrong to right", "right to wrong", "ratio"]]
+    for variant in measured(report):
+        summary = merged([run["summary"] for run in runs_of(report, variant)])
+        if len(summary["stages"]) < 2:
+            continue
+        for judged, name in (("P@0.5", "IoU above 0.5"), ("chosen", "the object meant")):
+            shares = summary["transitions"][judged]
+            better, worse = shares["wrong_to_right"], shares["right_to_wrong"]
+            ratio = f"{better['mean'] / worse['mean']:.1f}" if worse["mean"] else "-"
+            rows.append([variant, name, show(better), show(worse), ratio])
+    return table(rows)
+
+
+def attention_table(report: Report) -> str:
+    rows = [["variant", "stage", *PLACES]]
+    for variant in measured(report):
+        stages = merged([run["summary"] for run in runs_of(report, variant)])["stages"]
+        for number, stage in enumerate(stages):
+            if stage["attention"] is not None:
+                densities = [stage["attention"][place] for place in PLACES]
+                rows.append([variant, str(number + 1), *[f"{density['mean']:.2f}" for density in densities]])
+    return table(rows) if len(rows) > 1 else ""
+
+
+def controls_table(report: Report) -> str:
+    levels = merged([run["summary"] for run in runs_of(report, report["full_model"])])["levels"]
+    rows = [["level", "mIoU", *[f"with {name}" for name in CONTROLS], "head phrase alone", "random object"]]
+    for level in LEVELS:
+        oracles = report["oracles"][level]
+        rows.append(
+            [
+                level,
+                show(levels[level]["mIoU"]),
+                *[show(levels[level]["controls"][name]) for name in CONTROLS],
+                *[f"{100 * oracles[reader]['mIoU']:.1f}" for reader in ("head phrase", "random object")],
+            ]
+        )
+    return table(rows)
+
+
+def as_markdown(report: Report) -> str:
+    """The report, without a title."""
+    run = report["runs"][0]
+    settings, test = run["run"], run["test"]
+    arguments = f" with `{' '.join(run['arguments'])}`" if run["arguments"] else ""
+    steps = settings["max_steps"]
+    seeds = sorted({run["seed"] for run in report["runs"]})
+    minutes = sum(run["seconds"] for run in report["runs"]) / 60
+    introduction = (
+        f"{len(report['runs'])} runs{arguments}, {steps} steps in their configuration, seeds {seeds}, {minutes:.0f}"
+        f" minutes of training in all; {test['size']} scenes of the split `{test['split']}` at {test['image_size']}²."
+        " Figures are points of a hundred, means over seeds ± standard error of the mean (nothing where there is one"
+        " seed)."
+    )
+    parts = [
+        introduction,
+        "### mIoU by level\n\n" + levels_table(report, "mIoU"),
+        "### P@0.5 by level\n\n" + levels_table(report, "P@0.5"),
+    ]
+    parts += [
+        f"### Gain in {score} over the {report['baseline']}, paired by seed\n\n{gains}"
+        for score in ("mIoU", "P@0.5")
+        if (gains := gains_table(report, score))
+    ]
+    parts += [
+        "### Stage by stage\n\nA coarse stage cannot draw a small object: its IoU is bounded by its grid, the object"
+        " that it means is not.\n\n" + stages_table(report),
+        "### From the first stage to the last\n\nShares of the expressions.\n\n" + transitions_table(report),
+    ]
+    if attention := attention_table(report):
+        parts.append(
+            "### Where the context tokens look\n\nDensity of their attention to the pixels on expressions with an"
+            f" anchor; 1 is an even look.\n\n{attention}"
+        )
+    if runs_of(report, report["full_model"]):
+        parts.append("### Controls, full model\n\nmIoU.\n\n" + controls_table(report))
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(report: Report, path: Path) -> None:
+    """mIoU by level, a line a variant, with standard errors."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    for variant in measured(report):
+        levels = merged([run["summary"] for run in runs_of(report, variant)])["levels"]
+        scores = [levels[level]["mIoU"] for level in LEVELS]
+        errors = [score["standard_error"] or 0 for score in scores]
+        axes.errorbar(LEVELS, [score["mean"] for score in scores], errors, marker="o", capsize=3, label=variant)
+    floor = [report["oracles"][level]["head phrase"]["mIoU"] for level in LEVELS]
+    axes.plot(LEVELS[1:], floor[1:], "k:", label="head phrase alone")
+    axes.set_ylabel("mIoU")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def document(report: Report, docs: Path) -> None:
+    """Write the report between the markers of `results.md`, with its plot beside it, and its numbers as JSON."""
+    page = docs / "results.md"
+    before, marker, rest = page.read_text(encoding="utf-8").partition("<!-- ablation: begin -->\n")
+    _, end, after = rest.partition("<!-- ablation: end -->")
+    if not marker or not end:
+        raise ValueError(f"{page} has no place for the ablation: it needs the lines {marker!r} and {end!r}.")
+    page.write_text(before + marker + "\n" + as_markdown(report) + "\n" + end + after, encoding="utf-8")
+    draw(report, docs / "ablation.png")
+    summaries = [{name: run[name] for name in ("variant", "seed", "summary")} for run in report["runs"]]
+    (docs / "ablation.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")

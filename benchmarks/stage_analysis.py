@@ -1,0 +1,269 @@
+"""What each stage of the cascade knows, measured on scenes whose every object is known.
+
+A coarse stage cannot draw a small object, whatever it understood. So beside IoU, a stage is asked which object it
+means: the one under which its mean probability is highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modeling_jmceln import JMCELNModel
+from processing.evaluation_controls import CONTROLS, control_expressions
+from processing.shapes_oracles import LabelledScene, anchor_of
+from processing.shapes_queries import resolve
+
+
+# In `ExpressionRecord["attention"]`: where the context tokens look, per object of the kind and per background pixel.
+PLACES = ("referent", "anchor", "another object", "background")
+ExpressionRecord = dict[str, Any]
+
+
+@torch.no_grad()
+def analyse(
+    model: JMCELNModel, processor: Any, scenes: Sequence[LabelledScene], batch_size: int = 16
+) -> list[ExpressionRecord]:
+    """
+    Ask for every expression of the scenes, and look at all stages.
+
+    Args:
+        model ([`JMCELNModel`])
+        processor (`JMCELNProcessor`)
+        scenes (`Sequence[LabelledScene]`): With at least one expression each.
+        batch_size (`int`): Images a call.
+
+    Returns:
+        `list[dict]`: One an expression, in order. `level`; `presence`: whether the model says that the referent is
+        there; for expressions with a target `ious`: IoU of every stage's mask, the last at full resolution, and
+        `agreements`: IoU of each stage's mask with the one after it; for a single target also `chosen`: whether each
+        stage means the right object, and `attention`: by stage, what share of the context tokens' look at the pixels
+        goes to each of `PLACES`, per pixel and relative to an even look (1 is chance, `None` where there is no such
+        place); and `controls`: IoU of the last mask with every kind of `CONTROLS`.
+    """
+    model.eval()
+    records: list[ExpressionRecord] = []
+    for start in range(0, len(scenes), batch_size):
+        batch = scenes[start : start + batch_size]
+        images = [scene.image for scene in batch]
+        texts = [[expression.text for expression in scene.expressions] for scene in batch]
+        output = _ask(model, processor, images, texts, output_attentions=True)
+        masks = stage_masks(output)
+        chances = stage_probabilities(output)
+        found = [
+            [_record(scene, row, position, output, masks, chances) for position in range(len(scene.expressions))]
+            for row, scene in enumerate(batch)
+        ]
+        for control in CONTROLS:
+            replaced = [
+                control_expressions(control, own, texts[(row + 1) % len(texts)], f"{start + row}")
+                for row, own in enumerate(texts)
+            ]
+            answers = _ask(model, processor, images, replaced).logits > 0
+            for row, scene in enumerate(batch):
+                for position, expression in enumerate(scene.expressions):
+                    if expression.targets:
+                        truth = _target_mask(scene, expression.targets)
+                        iou = _iou(answers[row, position].numpy(), truth)
+                        found[row][position].setdefault("controls", {})[control] = iou
+        records += [record for scene_records in found for record in scene_records]
+    return records
+
+
+def stage_probabilities(output: Any) -> list[torch.Tensor]:
+    """By stage, probabilities `(batch, expressions, height, width)` at the size of the input; the last are final."""
+    size = output.logits.shape[-2:]
+    # The stages see the input padded to whole cells; shapes have none to pad.
+    enlarged = [
+        nn.functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        for logits in output.stage_logits[:-1]
+    ]
+    return [logits.sigmoid() for logits in [*enlarged, output.logits.float()]]
+
+
+def stage_masks(output: Any) -> list[np.ndarray]:
+    """By stage, booleans of shape `(batch, expressions, height, width)` at the size of the input."""
+    return [(probabilities > 0.5).numpy() for probabilities in stage_probabilities(output)]
+
+
+def _ask(model: JMCELNModel, processor: Any, images: Sequence, texts: Sequence, **options: Any) -> Any:
+    inputs = processor(images=list(images), text=list(texts), return_tensors="pt").to(model.device)
+    output = model(**inputs, **options)
+    for name in ("logits", "presence_logits"):
+        output[name] = output[name].cpu()
+    return output
+
+
+def _record(
+    scene: LabelledScene,
+    row: int,
+    position: int,
+    output: Any,
+    masks: Sequence[np.ndarray],
+    probabilities: Sequence[torch.Tensor],
+) -> ExpressionRecord:
+    expression = scene.expressions[position]
+    record: ExpressionRecord = {
+        "level": expression.level,
+        "has_target": bool(expression.targets),
+        "presence": bool(output.presence_logits[row, position] > 0),
+    }
+    if not expression.targets:
+        return record
+    truth = _target_mask(scene, expression.targets)
+    of_stages = [stage[row, position] for stage in masks]
+    record["ious"] = [_iou(mask, truth) for mask in of_stages]
+    record["agreements"] = [_iou(mask, later) for mask, later in pairwise(of_stages)]
+    if len(expression.targets) > 1:
+        return record
+    visible = scene.masks.reshape(len(scene.masks), -1).astype(np.float64)
+    areas = visible.sum(1).clip(min=1)
+    target = expression.targets[0]
+    record["chosen"] = [
+        int((visible @ stage[row, position].flatten().double().numpy() / areas).argmax()) == target
+        for stage in probabilities
+    ]
+    if output.attentions is not None:
+        anchors = _anchors(expression.query, scene)
+        record["attention"] = [
+            look
+            for weights in output.attentions
+            if (look := _look(weights[row, position], scene, target, anchors, output)) is not None
+        ]
+    return record
+
+
+def _anchors(query: Any, scene: LabelledScene) -> tuple[int, ...]:
+    anchor = anchor_of(query)
+    return () if anchor is None else resolve(anchor, scene.scene)
+
+
+def _look(
+    weights: torch.Tensor, scene: LabelledScene, target: int, anchors: Sequence[int], output: Any
+) -> dict[str, float | None] | None:
+    """Weights `(heads, tokens, keys)` of one stage to the density of attention on each of `PLACES`."""
+    height, width = output.image_features.pixel_features[-1].shape[1:3]
+    if weights.shape[-1] <= height * width:
+        return None
+    pixels = weights[..., -height * width :].double().mean((0, 1))
+    pixels = (pixels / pixels.sum()).cpu().numpy()
+    rows, columns = scene.masks.shape[1] // height, scene.masks.shape[2] // width
+    # (objects, height * width): share of each cell that an object covers
+    cover = (
+        scene.masks.reshape(len(scene.masks), height, rows, width, columns).mean((2, 4)).reshape(len(scene.masks), -1)
+    )
+    others = [index for index in range(len(scene.masks)) if index != target and index not in anchors]
+    covers = {
+        "referent": cover[target],
+        "anchor": cover[list(anchors)].sum(0),
+        "another object": cover[others].sum(0),
+        "background": 1 - cover.sum(0),
+    }
+    return {
+        place: float((pixels * part).sum() / part.sum() * pixels.size) if part.sum() > 0 else None
+        for place, part in covers.items()
+    }
+
+
+def _target_mask(scene: LabelledScene, targets: Sequence[int]) -> Any:
+    return scene.masks[list(targets)].any(0)
+
+
+def _iou(mask: np.ndarray, other: np.ndarray) -> float:
+    union = np.count_nonzero(mask | other)
+    return np.count_nonzero(mask & other) / union if union else 1.0
+
+
+def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
+    """
+    The figures of one run.
+
+    Returns:
+        `dict`: `levels`: by level `expressions`, and for those with targets `mIoU`, `P@0.5`, `chosen` (share of
+        single targets whose object the last stage means) and the mIoU of each of the `controls`; `stages`: one dict a
+        stage with `mIoU`, `P@0.5`, `chosen` and `attention`; `transitions`: between the first and the last stage the
+        shares that went from wrong to right and back, by `P@0.5` and by `chosen`; `inconsistency`: mean 1 - IoU of
+        successive stages; `N-acc` and `T-acc`: absent and present referents told right.
+    """
+    with_target = [record for record in records if record["has_target"]]
+    single = [record for record in with_target if "chosen" in record]
+    summary: dict[str, Any] = {"levels": {}}
+    for level in dict.fromkeys(record["level"] for record in records):
+        found = [record for record in with_target if record["level"] == level]
+        scores: dict[str, Any] = {"expressions": sum(record["level"] == level for record in records)}
+        if found:
+            scores["mIoU"] = _mean(record["ious"][-1] for record in found)
+            scores["P@0.5"] = _mean(record["ious"][-1] > 0.5 for record in found)
+            scores["chosen"] = _mean(record["chosen"][-1] for record in found if "chosen" in record)
+            scores["controls"] = {name: _mean(record["controls"][name] for record in found) for name in CONTROLS}
+        summary["levels"][level] = scores
+    stages = range(len(with_target[0]["ious"]))
+    summary["stages"] = [
+        {
+            "mIoU": _mean(record["ious"][stage] for record in with_target),
+            "P@0.5": _mean(record["ious"][stage] > 0.5 for record in with_target),
+            "chosen": _mean(record["chosen"][stage] for record in single),
+            "attention": _attention(single, stage),
+        }
+        for stage in stages
+    ]
+    right_by_iou = [[iou > 0.5 for iou in record["ious"]] for record in with_target]
+    summary["transitions"] = {
+        "P@0.5": _transitions(right_by_iou),
+        "chosen": _transitions([record["chosen"] for record in single]),
+    }
+    summary["inconsistency"] = [
+        _mean(1 - record["agreements"][stage] for record in with_target) for stage in stages[:-1]
+    ]
+    summary["N-acc"] = _mean(not record["presence"] for record in records if not record["has_target"])
+    summary["T-acc"] = _mean(record["presence"] for record in with_target)
+    return summary
+
+
+def _attention(records: Sequence[ExpressionRecord], stage: int) -> dict[str, float | None] | None:
+    """Means over the expressions that have an anchor, so that all places are compared on the same ones."""
+    looks = [record["attention"][stage] for record in records if len(record.get("attention", ())) > stage]
+    looks = [look for look in looks if look["anchor"] is not None]
+    if not looks:
+        return None
+    return {place: _mean(look[place] for look in looks if look[place] is not None) for place in PLACES}
+
+
+def _transitions(right: Iterable[Sequence[bool]]) -> dict[str, float | None]:
+    pairs = [(stages[0], stages[-1]) for stages in right]
+    return {
+        "wrong_to_right": _mean(not first and last for first, last in pairs),
+        "right_to_wrong": _mean(first and not last for first, last in pairs),
+    }
+
+
+def _mean(values: Iterator | Iterable[float | bool]) -> float | None:
+    values = [float(value) for value in values]
+    return sum(values) / len(values) if values else None
+
+
+def merged(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard error over runs of everything that is a number: `{"mean", "standard_error", "runs"}`."""
+
+    def merge(values: Sequence[Any]) -> Any:
+        first = next((value for value in values if value is not None), None)
+        if isinstance(first, Mapping):
+            return {name: merge([value[name] for value in values if value is not None]) for name in first}
+        if isinstance(first, list):
+            return [merge(parts) for parts in zip(*values, strict=True)]
+        if first is None:
+            return None
+        return mean_and_error([float(value) for value in values if value is not None])
+
+    return merge(summaries)
+
+
+def mean_and_error(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, and its standard error where there are two or more values."""
+    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "standard_error": error, "runs": len(values)}

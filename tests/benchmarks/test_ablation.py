@@ -1,0 +1,167 @@
+"""The machinery of the ablation: equal sizes, exact figures on outputs that are known, and a short run of it all."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from benchmarks import ablation
+from benchmarks.ablation_report import document, gains_table
+from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
+from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
+from processing.shapes_oracles import labelled_scene
+from processing.training.arguments import load_settings
+from tests.scripts.tiny_run import write_settings
+from tests.tiny import tiny_processor
+
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [labelled_scene("test", index, image_size=SIZE) for index in range(3)]
+
+
+class KnowingModel:
+    """Answers from the truth: its first stage draws another object than the last one, which is always right."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, scenes):
+        self.scenes = scenes
+
+    def eval(self):
+        return self
+
+    def __call__(self, pixel_values, output_attentions=False, **_):
+        shape = (len(self.scenes), max(len(scene.expressions) for scene in self.scenes))
+        first, last = -torch.ones(*shape, SIZE, SIZE), -torch.ones(*shape, SIZE, SIZE)
+        presence = -torch.ones(shape)
+        attention = torch.zeros(*shape, 2, 1, SIZE * SIZE + 2)
+        for row, scene in enumerate(self.scenes):
+            for position, expression in enumerate(scene.expressions):
+                for target in expression.targets:
+                    last[row, position][torch.from_numpy(scene.masks[target])] = 1
+                    presence[row, position] = 1
+                other = next(index for index in range(len(scene.masks)) if index not in expression.targets)
+                first[row, position][torch.from_numpy(scene.masks[other])] = 1
+                attention[row, position, ..., 2:] = (last[row, position] > 0).flatten()
+        attentions = (attention.clamp(min=1e-9), attention[..., :2]) if output_attentions else None
+        features = JMCELNImageFeatures(pixel_features=(torch.zeros(1, SIZE, SIZE, 1),))
+        return JMCELNOutput(
+            logits=last, presence_logits=presence, stage_logits=(first, last), attentions=attentions,
+            image_features=features,
+        )  # fmt: skip
+
+
+def test_every_figure_of_known_outputs(scenes):
+    records = analyse(KnowingModel(scenes), tiny_processor(), scenes)
+    assert len(records) == sum(len(scene.expressions) for scene in scenes)
+    summary = summarize(records)
+    first, last = summary["stages"]
+    assert (first["mIoU"], first["P@0.5"], first["chosen"]) == (0, 0, 0)
+    assert (last["mIoU"], last["P@0.5"], last["chosen"]) == (1, 1, 1)
+    assert summary["inconsistency"] == [1]
+    right = {"wrong_to_right": 1, "right_to_wrong": 0}
+    assert summary["transitions"] == {"P@0.5": right, "chosen": right}
+    assert summary["N-acc"] == summary["T-acc"] == 1
+    # All of the attention lies on the referent, and the second stage looks at no pixel.
+    assert first["attention"]["referent"] > 10
+    assert first["attention"]["another object"] == pytest.approx(0, abs=1e-3)
+    assert first["attention"]["anchor"] == pytest.approx(0, abs=1e-3)
+    assert last["attention"] is None
+    for level, scores in summary["levels"].items():
+        if level != "no_target":
+            assert scores["mIoU"] == 1
+            # It does not read at all: it answers the same whatever it is asked.
+            assert set(scores["controls"].values()) == {1}
+
+
+def test_means_over_runs():
+    summaries = [{"a": [value], "b": {"c": value}, "d": None} for value in (0.1, 0.2, 0.6)]
+    expected = {
+        "mean": pytest.approx(0.3),
+        "standard_error": pytest.approx(statistics.stdev([0.1, 0.2, 0.6]) / 3**0.5),
+        "runs": 3,
+    }
+    assert merged(summaries) == {"a": [expected], "b": {"c": expected}, "d": None}
+    assert mean_and_error([0.5]) == {"mean": 0.5, "standard_error": None, "runs": 1}
+
+
+def test_variants_have_equal_size():
+    plan = yaml.safe_load(Path("benchmarks/ablation.yaml").read_text())
+    fields = dict(load_settings(plan["run"])["model_config"])
+    fields["backbone_config"] = load_settings("configs/shapes_backbone.yaml")["backbone_config"]
+    fields["feature_strides"] = [4, 8, 16]
+    sizes = {}
+    for variant, changes in plan["variants"].items():
+        with torch.device("meta"):
+            model = JMCELNModel(JMCELNConfig(**{**fields, **changes}))
+        # The backbone is the same in all, and would hide a difference.
+        counted = [weight for name, weight in model.named_parameters() if not name.startswith(("backbone", "text"))]
+        sizes[variant] = sum(weight.numel() for weight in counted)
+    full = sizes[ablation.FULL_MODEL]
+    assert all(abs(size - full) <= 0.03 * full for size in sizes.values()), sizes
+    assert plan["baseline"] in sizes
+
+
+@pytest.fixture
+def plan(tmp_path):
+    run = write_settings(tmp_path, image_size=SIZE, max_steps=1, eval_strategy="no", eval_data={})
+    variants = {"plain cascade": {"use_contextual_embedding": False}, ablation.FULL_MODEL: {}}
+    content = {
+        "run": str(run),
+        "output_dir": str(tmp_path / "ablation"),
+        "seeds": [0, 1],
+        "test": {"split": "test", "size": 4, "image_size": SIZE},
+        "baseline": "plain cascade",
+        "variants": variants,
+        "sweeps": {"num_context_tokens": [1]},
+    }
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_short_form_of_it_all(plan, tmp_path, capsys):
+    arguments = ["--plan", str(plan)]
+    report = ablation.main([*arguments, "--only", "plain cascade", ablation.FULL_MODEL])
+    assert len(report["runs"]) == 4
+    text = (tmp_path / "ablation" / "report.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "Gain in mIoU over the plain cascade" in text
+    assert (tmp_path / "ablation" / "report.png").stat().st_size > 1000
+    own, base = (
+        [run["summary"]["levels"]["position"]["mIoU"] for run in report["runs"] if run["variant"] == variant]
+        for variant in (ablation.FULL_MODEL, "plain cascade")
+    )
+    assert f"{100 * np.mean(np.subtract(own, base)):+.1f}" in gains_table(report, "mIoU")
+
+    # A finished run is read, not repeated; a sweep is one more variant.
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation").glob("*.json")}
+    assert len(files) == 4
+    swept = ablation.main([*arguments, "--seeds", "0"])
+    assert len(swept["runs"]) == 5
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+    with pytest.raises(ValueError, match="other settings"):
+        ablation.main([*arguments, "--learning_rate", "1e-4"])
+    with pytest.raises(ValueError, match="no variants"):
+        ablation.main([*arguments, "--only", "nothing"])
+
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    page = docs / "results.md"
+    page.write_text("before\n<!-- ablation: begin -->\nold\n<!-- ablation: end -->\nafter\n")
+    document(report, docs)
+    written = page.read_text()
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+    assert "old" not in written
+    assert len(json.loads((docs / "ablation.json").read_text())) == 4
