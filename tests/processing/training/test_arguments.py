@@ -70,6 +70,23 @@ def test_files_are_merged_and_extended(write, tmp_path):
         load_settings(tmp_path / "list.yaml")
 
 
+def test_a_model_on_the_command_line_takes_the_place_of_the_files(write):
+    path = write({"vision_model": "v", "text_model": "t", "model_config": {"num_stages": 4}, "use_cpu": True})
+    assert parse_arguments([path, "--report_to", "none"])[0].vision_model == "v"
+    for option in (["--model_name_or_path", "m"], ["--model_name_or_path=m"]):
+        model = parse_arguments([path, "--report_to", "none", *option])[0]
+        assert (model.model_name_or_path, model.vision_model, model.text_model, model.model_config) == (
+            "m",
+            None,
+            None,
+            {},
+        )
+    with pytest.raises(ValueError, match="have no place"):
+        parse_arguments(
+            [path, "--report_to", "none", "--model_name_or_path", "m", "--model_config", "{num_stages: 4}"]
+        )
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
@@ -80,7 +97,7 @@ def test_files_are_merged_and_extended(write, tmp_path):
         (minimal(), ["--model_config.a"], "has no value"),
         (minimal(max_steps=3), ["--max_steps.a", "1"], "has no parts"),
         (minimal(vision_model="v", model_config={}), [], "either a `text_model`"),
-        (minimal(vision_model="v", text_model="t"), [], "have no place"),
+        (minimal(vision_model="v", text_model="t", model_name_or_path="m"), [], "have no place"),
         ({"use_cpu": True, "report_to": "none"}, [], "No model is named"),
         ({"use_cpu": True, "report_to": "none", "model_config": {"a": 1}}, [], "needs a `tokenizer`"),
         (minimal(train_data=["refcoco"]), [], "is a mapping"),
