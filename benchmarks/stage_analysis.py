@@ -16,6 +16,7 @@ from torch import nn
 
 from modeling_jmceln import JMCELNModel
 from processing.evaluation_controls import CONTROLS, control_expressions
+from processing.shapes_expressions import Expression
 from processing.shapes_oracles import LabelledScene, anchor_of
 from processing.shapes_queries import resolve
 
@@ -129,7 +130,7 @@ def _record(
         for stage in probabilities
     ]
     if output.attentions is not None:
-        anchors = _anchors(expression.query, scene)
+        anchors = anchors_of(expression, scene)
         record["attention"] = [
             look
             for weights in output.attentions
@@ -138,8 +139,9 @@ def _record(
     return record
 
 
-def _anchors(query: Any, scene: LabelledScene) -> tuple[int, ...]:
-    anchor = anchor_of(query)
+def anchors_of(expression: Expression, scene: LabelledScene) -> tuple[int, ...]:
+    """The objects that the first relation of an expression starts from; none where it has no relation."""
+    anchor = anchor_of(expression.query)
     return () if anchor is None else resolve(anchor, scene.scene)
 
 

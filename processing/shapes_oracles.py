@@ -69,7 +69,7 @@ def _matches(phrase: Phrase, scene: Scene) -> tuple[int, ...]:
 
 
 def anchor_of(query: Query) -> Query | None:
-    """The anchor of the relation of a query, `None` if it has none."""
+    """The anchor of the first relation of a query, `None` if it has none."""
     for condition in query.conditions:
         if isinstance(condition, Relation):
             return condition.anchor

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from benchmarks import ablation
+from benchmarks import ablation, stage_pictures
 from benchmarks.ablation_report import document, gains_table
 from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
 from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
 from processing.shapes_oracles import labelled_scene
 from processing.training.arguments import load_settings
 from tests.scripts.tiny_run import write_settings
-from tests.tiny import tiny_processor
+from tests.tiny import tiny_config, tiny_processor
 
 
 SIZE = 64
@@ -165,3 +166,16 @@ def test_short_form_of_it_all(plan, tmp_path, capsys):
     assert written.endswith("after\n")
     assert "old" not in written
     assert len(json.loads((docs / "ablation.json").read_text())) == 4
+
+
+def test_pictures_of_the_stages(tmp_path):
+    processor = tiny_processor(size={"height": SIZE, "width": SIZE})
+    config = tiny_config(num_stages=3)
+    config.text_config.vocab_size = len(processor.tokenizer)
+    JMCELNModel(config).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--count", "1", "--scenes", "4", "--image-size", str(SIZE)]
+    stage_pictures.main([*arguments, "--output", str(tmp_path / "stages.png")])
+    with Image.open(tmp_path / "stages.png") as picture:
+        # Two expressions, and the image beside three masks, three looks and two filters.
+        assert picture.width > 4 * picture.height / 2
