@@ -2,7 +2,7 @@
 """Attention, feed-forward block and position embedding, shared by the neck and the cascade."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -81,6 +81,50 @@ class JMCELNAttention(nn.Module):
         )
         attention_output = attention_output.reshape(batch_size, num_queries, -1)
         return self.o_proj(attention_output), attention_weights if output_attentions else None
+
+
+def pool_maps(tokens: torch.Tensor, map_sizes: Sequence[tuple[int, int]], limit: int) -> torch.Tensor:
+    """
+    Averages neighbouring cells of each map until it has at most `limit` rows and columns.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(batch, num_pixels, hidden)`): Maps one after the other, row by row.
+        map_sizes (`Sequence[tuple[int, int]]`): Height and width of each.
+        limit (`int`)
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_cells, hidden)`, with at most `limit**2` cells a map.
+    """
+    pooled = []
+    for cells, (height, width) in zip(tokens.split([h * w for h, w in map_sizes], dim=1), map_sizes, strict=True):
+        factor = math.ceil(max(height, width) / limit)
+        if factor > 1:
+            grid = cells.transpose(1, 2).unflatten(2, (height, width))
+            cells = nn.functional.avg_pool2d(grid, factor, ceil_mode=True).flatten(2).transpose(1, 2)
+        pooled.append(cells)
+    return torch.cat(pooled, dim=1)
+
+
+class JMCELNPixelAttention(JMCELNAttention):
+    """
+    Self-attention among the pixels of one or more maps. Keys and values are averages over at most `max_key_size` rows
+    and columns of cells, as in the spatial reduction of the Pyramid Vision Transformer (Wang et al., 2021), so the
+    cost is linear in the number of pixels.
+    """
+
+    def forward(
+        self, pixels: torch.Tensor, positions: torch.Tensor, map_sizes: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+            positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
+            map_sizes (`Sequence[tuple[int, int]]`): Height and width of the maps that the pixels are of.
+        """
+        placed = pixels + positions
+        keys = pool_maps(placed, map_sizes, self.config.max_key_size)
+        values = pool_maps(pixels, map_sizes, self.config.max_key_size)
+        return super().forward(placed, keys, values)[0]
 
 
 class JMCELNFeedForward(nn.Module):

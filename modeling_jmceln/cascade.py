@@ -6,7 +6,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .alignment import JMCELNProgressiveAlignment
-from .attention import JMCELNAttention, JMCELNFeedForward
+from .attention import JMCELNFeedForward, JMCELNPixelAttention
 from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNContextReader, JMCELNContextWriter
 from .pixel_decoder import JMCELNPixelMixer, resize_maps
@@ -73,7 +73,7 @@ class JMCELNStage(GradientCheckpointingLayer):
         self.writer = JMCELNContextWriter(config)
         self.reader = JMCELNContextReader(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = JMCELNAttention(config)
+        self.attention = JMCELNPixelAttention(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = JMCELNFeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -124,9 +124,7 @@ class JMCELNStage(GradientCheckpointingLayer):
             context, weights = self.writer(context, words, word_bias, output_attentions=output_attentions)
         pixels = self.reader(pixels, positions, context, words, word_bias)
 
-        normed = self.attention_norm(pixels)
-        placed = normed + positions
-        pixels = pixels + self.dropout(self.attention(placed, placed, normed)[0])
+        pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, [(height, width)]))
         pixels = pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
 
         embeddings, logits = self.predictor(pixels, context, pixel_features, height, width)

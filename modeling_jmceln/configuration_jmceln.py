@@ -45,6 +45,10 @@ class JMCELNConfig(PretrainedConfig):
         num_attention_heads (`int`, *optional*, defaults to 8):
             Attention heads of the neck and the cascade. Half of the heads that write the contextual embedding see
             the pixels through the mask of the stage before, the others see all.
+        max_key_size (`int`, *optional*, defaults to 16):
+            Most rows and columns that the self-attention among pixels looks at. Larger maps are averaged to that as
+            keys and values, so that the cost stays linear in the pixels: at 480 x 480 pixels by 2 x 2 cells at stride
+            16, and not at all at stride 32.
         num_image_layers (`int`, *optional*, defaults to 1):
             Self-attention layers over the two coarsest maps that run once an image, before any word is read.
         num_fusion_layers (`int`, *optional*, defaults to 2):
@@ -97,6 +101,7 @@ class JMCELNConfig(PretrainedConfig):
     mask_feature_size: int
     intermediate_size: int
     num_attention_heads: int
+    max_key_size: int
     num_image_layers: int
     num_fusion_layers: int
     num_stages: int
@@ -121,6 +126,7 @@ class JMCELNConfig(PretrainedConfig):
         mask_feature_size=128,
         intermediate_size=512,
         num_attention_heads=8,
+        max_key_size=16,
         num_image_layers=1,
         num_fusion_layers=2,
         num_stages=3,
@@ -165,6 +171,7 @@ class JMCELNConfig(PretrainedConfig):
         self.mask_feature_size = mask_feature_size
         self.intermediate_size = intermediate_size
         self.num_attention_heads = num_attention_heads
+        self.max_key_size = max_key_size
         self.num_image_layers = num_image_layers
         self.num_fusion_layers = num_fusion_layers
         self.num_stages = num_stages
@@ -200,6 +207,7 @@ class JMCELNConfig(PretrainedConfig):
             "mask_feature_size",
             "intermediate_size",
             "num_attention_heads",
+            "max_key_size",
             "num_stages",
             "num_context_tokens",
         ):

@@ -431,8 +431,9 @@ class JMCELNModel(JMCELNPreTrainedModel):
         map_height, map_width = pixel_features[-1].shape[1:3]
         positions = self.pixel_decoder.positions(map_height, map_width, tokens)
         pixels = tokens.unsqueeze(1).expand(-1, num_expressions, -1, -1).flatten(0, 1)
+        map_sizes = [(map_height, map_width), (map_height // 2, map_width // 2)]
         for layer in self.fusion_layers:
-            pixels = layer(pixels, positions, words, word_bias)
+            pixels = layer(pixels, positions, map_sizes, words, word_bias)
         pixels, positions = pixels[:, : map_height * map_width], positions[:, : map_height * map_width]
         hidden_states = (pixels,)
 

@@ -91,8 +91,9 @@ class JMCELNPixelDecoder(nn.Module):
         ]
         tokens = torch.cat(tokens, dim=1)
         positions = self.positions(height, width, tokens)
+        map_sizes = [(height, width), (height // 2, width // 2)]
         for layer in self.layers:
-            tokens = layer(tokens, positions)
+            tokens = layer(tokens, positions, map_sizes)
 
         maps = self.top_projection(tokens[:, : height * width]).unflatten(1, (height, width))
         pyramid = [maps]

@@ -181,7 +181,17 @@ def test_cost_at_swin_base_and_bert_base_stays_in_the_budget():
     for part in ("backbone", "pixel_decoder", "upsampler"):
         assert one[part] == two[part]
     further = (two["Global"] - two["text_model"]) - (one["Global"] - one["text_model"])
-    assert further < 15
+    assert further < 11
+
+
+@torch.no_grad()
+def test_cost_grows_no_faster_than_the_pixels():
+    for max_key_size, is_linear in ((4, True), (64, False)):
+        config = tiny_config(attn_implementation="eager", max_key_size=max_key_size)
+        # Working maps of 8 x 8 and of 16 x 16 cells, four times as many.
+        small, large = (count_flops(config, 1, size) for size in (128, 256))
+        for part in ("fusion_layers.0", "cascade", "pixel_decoder"):
+            assert (large[part] <= 4 * small[part]) == is_linear
 
 
 def test_config_in_the_folder_names_the_code(tmp_path):

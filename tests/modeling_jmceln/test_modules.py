@@ -8,11 +8,30 @@ from torch import nn
 
 from modeling_jmceln import JMCELNModel
 from modeling_jmceln.alignment import JMCELNProgressiveAlignment
-from modeling_jmceln.attention import sine_position_embedding
+from modeling_jmceln.attention import pool_maps, sine_position_embedding
 from modeling_jmceln.losses import dice_loss, expression_losses
 from modeling_jmceln.upsampling import JMCELNConvexUpsampler
 from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
 from tests.tiny import tiny_config
+
+
+@pytest.mark.parametrize("sizes", [[(4, 4), (2, 2)], [(9, 6), (4, 3)], [(5, 13)], [(1, 7)]])
+def test_keys_are_averages_over_at_most_so_many_cells(sizes):
+    limit = 4
+    tokens = torch.randn(2, sum(height * width for height, width in sizes), 3, dtype=torch.float64)
+    expected, start = [], 0
+    for height, width in sizes:
+        grid = tokens[:, start : start + height * width].view(2, height, width, 3)
+        start += height * width
+        step = -(-max(height, width) // limit)
+        expected += [
+            grid[:, row : row + step, column : column + step].mean((1, 2))
+            for row in range(0, height, step)
+            for column in range(0, width, step)
+        ]
+    pooled = pool_maps(tokens, sizes, limit)
+    torch.testing.assert_close(pooled, torch.stack(expected, dim=1))
+    assert pooled.shape[1] <= limit**2 * len(sizes)
 
 
 @pytest.mark.parametrize(("bias", "which"), [(1e4, "prediction"), (-1e4, "previous")])
