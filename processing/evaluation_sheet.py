@@ -35,16 +35,18 @@ def choose_cases(
     """
     Chooses `number` best, worst and random expressions; of an image at most one in each kind.
 
-    Of equal IoUs, of which there are many at 0, the seed chooses.
+    Of equal IoUs, of which there are many at 0, the seed chooses. Among the best, an expression without a target comes
+    after all that have one: an empty mask that is right shows nothing.
     """
-    cases = sorted(
-        Case(row["row"], index, settings.sample_iou(expression["counts"]))
-        for row in journal_rows
-        for index, expression in enumerate(row["expressions"])
-    )
+    cases, has_target = [], {}
+    for row in journal_rows:
+        for index, expression in enumerate(row["expressions"]):
+            cases.append(Case(row["row"], index, settings.sample_iou(expression["counts"])))
+            has_target[row["row"], index] = expression["counts"][2] > 0
+    cases.sort()
     random.Random(seed).shuffle(cases)
     orders = {
-        "best": sorted(cases, key=lambda case: -case.iou),
+        "best": sorted(cases, key=lambda case: (not has_target[case.row, case.expression], -case.iou)),
         "worst": sorted(cases, key=lambda case: case.iou),
         "random": cases,
     }
