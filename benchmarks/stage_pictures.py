@@ -60,7 +60,7 @@ def choose(scenes: Sequence[LabelledScene], levels: Sequence[str], count: int, s
 def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabelledScene, int]]) -> Figure:
     """A row of pictures an expression: the scene with the place of the expression in it."""
     num_stages = model.config.num_stages
-    columns = ["expression"]
+    columns = [""]  # the expression is written there
     for stage in range(1, num_stages + 1):
         columns += [f"mask {stage}", f"attention {stage}"] + ([f"filter {stage}"] if stage > 1 else [])
     figure = Figure(figsize=(1.7 * len(columns), 2.0 * len(cases)), layout="constrained")

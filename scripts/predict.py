@@ -2,6 +2,8 @@
 
     python scripts/predict.py --model FOLDER_OR_HUB_ID --image photo.jpg --text "the red cup" --text "the spoon"
 
+Without `--model` it takes the small model of shapes that comes with the project, which knows nothing of photographs.
+
 What takes seconds to import is imported inside the functions, so that `--help` and wrong usage answer at once.
 """
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from processing import ReferringImageSegmentationPipeline
 
 
-DEFAULT_MODEL = Path("runs/demo/model")  # where `make demo` leaves it
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "jmceln-shapes"
 
 
 def probability(text: str) -> float:
@@ -38,8 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model",
+        default=str(DEFAULT_MODEL),
         help="folder or Hub id of a trained JMCELN with its processor "
-        f"(default: {DEFAULT_MODEL}, if that folder exists)",
+        f"(default: {DEFAULT_MODEL.parent.name}/{DEFAULT_MODEL.name} of this project, which knows shapes alone)",
     )
     parser.add_argument("--image", required=True, help="path or http(s) URL of the picture")
     parser.add_argument(
@@ -92,14 +95,14 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> "ReferringImage
         raise ValueError(f"cannot load the model {model!r}: {error}") from error
 
 
-def find_and_draw(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
+def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Writes the pictures and returns what the pipeline answered."""
     from processing.image_loading_jmceln import array_to_pil_image, image_to_array
     from processing.visualization import draw_overlay
 
     # Not by Pillow's own conversion to RGB, which turns pictures of 16 bits white.
     image = array_to_pil_image(image_to_array(options.image))
-    pipe = load_pipeline(model, options.device, options.dtype)
+    pipe = load_pipeline(options.model, options.device, options.dtype)
     answers = pipe(image, options.text, threshold=options.threshold, presence_threshold=options.presence_threshold)
     captions = [f"{answer['score']:.2f}  {answer['label']}" for answer in answers]
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +132,8 @@ def mask_path(folder: Path, index: int, expression: str) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
-    model = options.model or (str(DEFAULT_MODEL) if DEFAULT_MODEL.is_dir() else None)
-    if model is None:
-        parser.error(f"--model is required, since the folder {DEFAULT_MODEL} does not exist here")
     try:
-        answers = find_and_draw(options, model)
+        answers = find_and_draw(options)
     except (OSError, ValueError, TypeError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from modeling_jmceln import JMCELNModel
+from processing.shapes import shapes_row
 from scripts import predict
 from tests.tiny import tiny_config, tiny_processor
 
@@ -74,16 +75,11 @@ def test_sixteen_bit_picture_is_drawn_as_it_looks(checkpoint: Path, tmp_path: Pa
         assert np.array_equal(np.asarray(overlay)[:40], np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_default_model(
-    checkpoint: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_default_model_finds_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = shapes_row("test", 2, image_size=96)
+    row["image"].save(tmp_path / "scene.png")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        predict.main(["--image", str(image), "--text", "star"])
-    assert "--model is required" in capsys.readouterr().err
-    predict.DEFAULT_MODEL.parent.mkdir(parents=True)
-    predict.DEFAULT_MODEL.symlink_to(checkpoint, target_is_directory=True)
-    assert predict.main(["--image", str(image), "--text", "star", "--device", "cpu"]) == 0
+    assert predict.main(["--image", "scene.png", "--text", row["expressions"][0], "--device", "cpu"]) == 0
     assert Path("overlay.png").is_file()
 
 

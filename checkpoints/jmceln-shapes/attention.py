@@ -1,0 +1,159 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""Attention, feed-forward block and position embedding, shared by the neck and the cascade."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_jmceln import JMCELNConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    attention_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attention_weights = attention_weights + attention_mask
+    attention_weights = nn.functional.softmax(attention_weights, dim=-1)
+    attention_weights = nn.functional.dropout(attention_weights, p=dropout, training=module.training)
+    attention_output = torch.matmul(attention_weights, value).transpose(1, 2).contiguous()
+    return attention_output, attention_weights
+
+
+class JMCELNAttention(nn.Module):
+    """Multi-head attention of one sequence over another."""
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attention_bias: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            queries (`torch.Tensor` of shape `(batch, num_queries, hidden)`)
+            keys, values (`torch.Tensor` of shape `(batch, num_keys, hidden)`)
+            attention_bias (`torch.Tensor`, broadcastable to `(batch, heads, num_queries, num_keys)`, *optional*):
+                Added to the scores before the softmax.
+            output_attentions (`bool`): Whether to return the weights, which needs the eager form for this call.
+
+        Returns:
+            The output of shape `(batch, num_queries, hidden)` and the weights of shape
+            `(batch, heads, num_queries, num_keys)`, or `None`.
+        """
+        batch_size, num_queries, _ = queries.shape
+        heads_shape = (batch_size, -1, self.num_attention_heads, self.head_dim)
+        query_states = self.q_proj(queries).view(heads_shape).transpose(1, 2)
+        key_states = self.k_proj(keys).view(heads_shape).transpose(1, 2)
+        value_states = self.v_proj(values).view(heads_shape).transpose(1, 2)
+
+        attention_interface: Callable = eager_attention_forward
+        if self.config._attn_implementation != "eager" and not output_attentions:
+            attention_interface = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        attention_output, attention_weights = attention_interface(
+            self, query_states, key_states, value_states, attention_bias, scaling=self.scaling, dropout=0.0
+        )
+        attention_output = attention_output.reshape(batch_size, num_queries, -1)
+        return self.o_proj(attention_output), attention_weights if output_attentions else None
+
+
+def pool_maps(tokens: torch.Tensor, map_sizes: Sequence[tuple[int, int]], limit: int) -> torch.Tensor:
+    """
+    Averages neighbouring cells of each map until it has at most `limit` rows and columns.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(batch, num_pixels, hidden)`): Maps one after the other, row by row.
+        map_sizes (`Sequence[tuple[int, int]]`): Height and width of each.
+        limit (`int`)
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_cells, hidden)`, with at most `limit**2` cells a map.
+    """
+    pooled = []
+    for cells, (height, width) in zip(tokens.split([h * w for h, w in map_sizes], dim=1), map_sizes, strict=True):
+        factor = math.ceil(max(height, width) / limit)
+        if factor > 1:
+            grid = cells.transpose(1, 2).unflatten(2, (height, width))
+            cells = nn.functional.avg_pool2d(grid, factor, ceil_mode=True).flatten(2).transpose(1, 2)
+        pooled.append(cells)
+    return torch.cat(pooled, dim=1)
+
+
+class JMCELNPixelAttention(JMCELNAttention):
+    """
+    Self-attention among the pixels of one or more maps. Keys and values are averages over at most `max_key_size` rows
+    and columns of cells, as in the spatial reduction of the Pyramid Vision Transformer (Wang et al., 2021), so the
+    cost is linear in the number of pixels.
+    """
+
+    def forward(
+        self, pixels: torch.Tensor, positions: torch.Tensor, map_sizes: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+            positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
+            map_sizes (`Sequence[tuple[int, int]]`): Height and width of the maps that the pixels are of.
+        """
+        placed = pixels + positions
+        keys = pool_maps(placed, map_sizes, self.config.max_key_size)
+        values = pool_maps(pixels, map_sizes, self.config.max_key_size)
+        return super().forward(placed, keys, values)[0]
+
+
+class JMCELNFeedForward(nn.Module):
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.activation(self.up_proj(hidden_states)))
+
+
+def sine_position_embedding(
+    height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """
+    Sines and cosines of the cells' centres, relative to the image, so that a place keeps its code at any resolution.
+
+    Returns:
+        `torch.Tensor` of shape `(1, height * width, channels)`.
+    """
+    num_frequencies = channels // 4
+    # From half a period over the image to 16 periods: the coarse end orders objects, the fine end tells cells apart.
+    exponents = torch.linspace(0, math.log2(32), num_frequencies, device=device, dtype=torch.float32)
+    frequencies = math.pi * 2**exponents
+    rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+    row_angles = (rows[:, None] * frequencies)[:, None].expand(height, width, num_frequencies)
+    column_angles = (columns[:, None] * frequencies)[None].expand(height, width, num_frequencies)
+    embedding = torch.cat([row_angles.sin(), row_angles.cos(), column_angles.sin(), column_angles.cos()], dim=-1)
+    return embedding.reshape(1, height * width, channels).to(dtype)

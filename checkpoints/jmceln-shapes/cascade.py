@@ -1,0 +1,192 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""The cascade: stages that write the context, read it, predict a mask and align it with the one before."""
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .alignment import JMCELNProgressiveAlignment
+from .attention import JMCELNFeedForward, JMCELNPixelAttention
+from .configuration_jmceln import JMCELNConfig
+from .contextual_embedding import JMCELNContextReader, JMCELNContextWriter
+from .pixel_decoder import JMCELNPixelMixer, resize_maps
+
+
+def resize_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bilinear resizing of `(batch, h, w)` logits to `(batch, height, width)`."""
+    return resize_maps(logits.unsqueeze(-1), height, width).squeeze(-1)
+
+
+class JMCELNMaskBias(nn.Linear):
+    """The bias of the mask logits. A class of its own, by which the model knows to start it low."""
+
+
+class JMCELNMaskPredictor(nn.Module):
+    """Joins image-only pixel features with the fused pixels, and scores them by a kernel that the context makes."""
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        mask_size = config.mask_feature_size
+        self.scaling = mask_size**-0.5
+        self.pixel_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pixel_projection = nn.Linear(config.hidden_size, mask_size)
+        self.mixer = JMCELNPixelMixer(config)
+        self.embedding_norm = nn.LayerNorm(mask_size, eps=config.layer_norm_eps)
+        self.kernel_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.kernel = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.hidden_size, mask_size),
+        )
+        self.bias = JMCELNMaskBias(config.hidden_size, 1)
+
+    def forward(
+        self, pixels: torch.Tensor, context: torch.Tensor, pixel_features: torch.Tensor, height: int, width: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`): The working map.
+            context (`torch.Tensor` of shape `(batch * expressions, num_tokens, hidden)`)
+            pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
+            height, width (`int`): Of the working map.
+
+        Returns:
+            Pixel embeddings `(batch * expressions, out_height, out_width, mask_features)` and logits
+            `(batch * expressions, out_height, out_width)`.
+        """
+        batch_size, out_height, out_width, _ = pixel_features.shape
+        fused = self.pixel_projection(self.pixel_norm(pixels)).unflatten(1, (height, width))
+        fused = resize_maps(fused, out_height, out_width).unflatten(0, (batch_size, -1))
+        embeddings = self.mixer((pixel_features.unsqueeze(1) + fused).flatten(0, 1))
+        # The first token carries the answer, the others are free for what else it takes to find it.
+        answer = self.kernel_norm(context[:, 0])
+        logits = torch.einsum("bhwc,bc->bhw", self.embedding_norm(embeddings), self.kernel(answer)) * self.scaling
+        return embeddings, logits + self.bias(answer).unsqueeze(-1)
+
+
+class JMCELNStage(GradientCheckpointingLayer):
+    """One stage: write, read, predict, align."""
+
+    def __init__(self, config: JMCELNConfig, is_first: bool):
+        super().__init__()
+        self.use_contextual_embedding = config.use_contextual_embedding
+        self.writer = JMCELNContextWriter(config)
+        self.reader = JMCELNContextReader(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = JMCELNPixelAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = JMCELNFeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.predictor = JMCELNMaskPredictor(config)
+        self.mask_embedding = None if is_first else nn.Linear(1, config.hidden_size, bias=False)
+        self.alignment = None if is_first or not config.use_alignment else JMCELNProgressiveAlignment(config)
+
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        positions: torch.Tensor,
+        context: torch.Tensor,
+        words: torch.Tensor,
+        word_bias: torch.Tensor,
+        pixel_features: torch.Tensor,
+        height: int,
+        width: int,
+        previous_logits: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`)
+            positions (`torch.Tensor` of shape `(1, height * width, hidden)`)
+            context (`torch.Tensor` of shape `(batch * expressions, num_tokens, hidden)`)
+            words (`torch.Tensor` of shape `(batch * expressions, length, hidden)`)
+            word_bias (`torch.Tensor` of shape `(batch * expressions, 1, 1, length)`)
+            pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
+            height, width (`int`): Of the working map.
+            previous_logits (`torch.Tensor` of shape `(batch * expressions, h, w)`, *optional*)
+            output_attentions (`bool`)
+
+        Returns:
+            The new pixels and context, the logits and the alignment filter (or `None`), both
+            `(batch * expressions, out_height, out_width)`, and the writer's attention weights (or `None`).
+        """
+        previous_probabilities = None
+        if previous_logits is not None:
+            previous_probabilities = nn.functional.adaptive_avg_pool2d(previous_logits.sigmoid(), (height, width))
+            previous_probabilities = previous_probabilities.flatten(1)
+            pixels = pixels + self.mask_embedding(previous_probabilities.unsqueeze(-1))
+
+        if self.use_contextual_embedding:
+            context, weights = self.writer(
+                context, words, word_bias, pixels, positions, previous_probabilities, output_attentions
+            )
+        else:
+            context, weights = self.writer(context, words, word_bias, output_attentions=output_attentions)
+        pixels = self.reader(pixels, positions, context, words, word_bias)
+
+        pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, [(height, width)]))
+        pixels = pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
+
+        embeddings, logits = self.predictor(pixels, context, pixel_features, height, width)
+        alignment_filter = None
+        if self.alignment is not None:
+            previous_logits = resize_logits(previous_logits, *logits.shape[-2:])
+            logits, alignment_filter = self.alignment(embeddings, logits, previous_logits)
+        return pixels, context, logits, alignment_filter, weights
+
+
+class JMCELNCascade(nn.Module):
+    """All stages, coarse to fine."""
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.num_stages = config.num_stages
+        self.use_contextual_embedding = config.use_contextual_embedding
+        self.context_tokens = nn.Embedding(config.num_context_tokens, config.hidden_size)
+        self.sentence_projection = nn.Linear(config.hidden_size, config.hidden_size)
+        self.stages = nn.ModuleList([JMCELNStage(config, is_first=index == 0) for index in range(config.num_stages)])
+
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        positions: torch.Tensor,
+        words: torch.Tensor,
+        word_bias: torch.Tensor,
+        sentence: torch.Tensor,
+        pixel_features: tuple[torch.Tensor, ...],
+        output_attentions: bool = False,
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]]:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`)
+            positions (`torch.Tensor` of shape `(1, height * width, hidden)`)
+            words (`torch.Tensor` of shape `(batch * expressions, length, hidden)`)
+            word_bias (`torch.Tensor` of shape `(batch * expressions, 1, 1, length)`)
+            sentence (`torch.Tensor` of shape `(batch * expressions, hidden)`)
+            pixel_features (`tuple` of `torch.Tensor`): Fine to coarse, the last at the working map.
+            output_attentions (`bool`)
+
+        Returns:
+            What each [`JMCELNStage`] returned.
+        """
+        height, width = pixel_features[-1].shape[1:3]
+        first_context = self.context_tokens.weight + self.sentence_projection(sentence).unsqueeze(1)
+        context, logits, stages = first_context, None, []
+        for index, stage in enumerate(self.stages):
+            level = min(len(pixel_features) - 1, self.num_stages - 1 - index)
+            stages.append(
+                stage(
+                    pixels,
+                    positions,
+                    context if self.use_contextual_embedding else first_context,
+                    words,
+                    word_bias,
+                    pixel_features[level],
+                    height,
+                    width,
+                    logits,
+                    output_attentions,
+                )
+            )
+            pixels, context, logits = stages[-1][:3]
+        return stages

@@ -1,0 +1,105 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""Learnable contextual embedding (LCE): tokens that store what the current mask shows, and are read by the pixels."""
+
+import torch
+from torch import nn
+
+from .attention import JMCELNAttention, JMCELNFeedForward
+from .configuration_jmceln import JMCELNConfig
+
+
+class JMCELNContextWriter(nn.Module):
+    """
+    Stores: the context tokens attend to the pixels, the words and each other, and take the answer in through a gate.
+
+    Half of the heads see the pixels through the mask of the stage before (its log probability is added to their
+    scores), so they gather what the current prediction covers; the other half see all, so that a wrong mask does not
+    hide the right object. Without `use_contextual_embedding` the same weights read only the words and the tokens.
+    """
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.num_masked_heads = config.num_attention_heads // 2
+        self.num_attention_heads = config.num_attention_heads
+        self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = JMCELNAttention(config)
+        self.gate = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = JMCELNFeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        context: torch.Tensor,
+        words: torch.Tensor,
+        word_bias: torch.Tensor,
+        pixels: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        previous_probabilities: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            context (`torch.Tensor` of shape `(batch, num_tokens, hidden)`)
+            words (`torch.Tensor` of shape `(batch, length, hidden)`)
+            word_bias (`torch.Tensor` of shape `(batch, 1, 1, length)`)
+            pixels, positions (`torch.Tensor` of shape `(batch or 1, num_pixels, hidden)`, *optional*)
+            previous_probabilities (`torch.Tensor` of shape `(batch, num_pixels)`, *optional*):
+                The mask of the stage before, absent at the first stage.
+
+        Returns:
+            The new context, of the same shape, and the attention weights over [words, tokens, pixels], or `None`.
+        """
+        batch_size, num_tokens, _ = context.shape
+        normed = self.context_norm(context)
+        keys, values = [words, normed], [words, normed]
+        bias = nn.functional.pad(word_bias, (0, num_tokens))
+        if pixels is not None and positions is not None:
+            keys.append(pixels + positions)
+            values.append(pixels)
+            pixel_bias = bias.new_zeros(batch_size, self.num_attention_heads, 1, pixels.shape[1])
+            if previous_probabilities is not None:
+                log_probabilities = previous_probabilities.detach().float().clamp(min=1e-3).log().to(bias.dtype)
+                pixel_bias[:, : self.num_masked_heads] = log_probabilities[:, None, None]
+            bias = torch.cat([bias.expand(-1, self.num_attention_heads, -1, -1), pixel_bias], dim=-1)
+        # (batch, num_tokens, length + num_tokens + num_pixels) scores a head
+        update, weights = self.attention(
+            normed,
+            torch.cat(keys, dim=1),
+            torch.cat(values, dim=1),
+            bias.expand(-1, -1, num_tokens, -1),
+            output_attentions,
+        )
+        gate = self.gate(torch.cat([normed, update], dim=-1)).sigmoid()
+        context = context + self.dropout(gate * update)
+        return context + self.dropout(self.feed_forward(self.feed_forward_norm(context))), weights
+
+
+class JMCELNContextReader(nn.Module):
+    """
+    Uses: the pixels attend to the context tokens and, beside them, to the words, and multiply what they read with what
+    they show, as in the fusion layers.
+    """
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.pixel_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = JMCELNAttention(config)
+        self.pixel_gate = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        positions: torch.Tensor,
+        context: torch.Tensor,
+        words: torch.Tensor,
+        word_bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """Shapes as in [`JMCELNContextWriter`]; returns the pixels, `(batch, num_pixels, hidden)`."""
+        sources = torch.cat([words, self.context_norm(context)], dim=1)
+        bias = nn.functional.pad(word_bias, (0, context.shape[1]))
+        queries = self.pixel_norm(pixels) + positions
+        agreement = self.attention(queries, sources, sources, bias)[0] * self.pixel_gate(queries)
+        return pixels + self.dropout(agreement)

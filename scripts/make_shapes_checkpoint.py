@@ -1,0 +1,163 @@
+"""Make the model of the synthetic benchmark that ships with the project, with its own model card, from a training run.
+
+    python scripts/evaluate.py --model runs/shapes --dataset shapes --split test --shapes-images 500 \\
+        --shapes-image-size 96 --controls --sheet-cases 4 --output-dir runs/shapes/evaluation
+    python scripts/make_shapes_checkpoint.py runs/shapes checkpoints/jmceln-shapes
+
+Copies the weights with the code as it is now, so run it again when the code of the model changes (a test says so). No
+number in the card is typed: settings come from the run, scores from the evaluation.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from modeling_jmceln import JMCELNModel
+from processing import JMCELNProcessor
+from processing.evaluation_report import results_table
+from processing.shapes_ceiling import resolution_ceiling
+from processing.shapes_oracles import labelled_scene
+
+
+CARD = """---
+library_name: transformers
+pipeline_tag: image-segmentation
+license: apache-2.0
+language: en
+tags:
+- referring-image-segmentation
+- custom_code
+- synthetic
+---
+
+# JMCELN on shapes
+
+A small JMCELN ({parameters:.2f} M parameters) for the project's synthetic benchmark: scenes of eight to twelve shapes,
+{size} x {size} pixels, and expressions from "the small striped red star" to "the star left of the ring above the box".
+It is for trying the package out, for tests and for experiments. **It knows nothing of photographs.**
+
+```python
+from transformers import pipeline
+
+pipe = pipeline("referring-image-segmentation", model="{name}", trust_remote_code=True)
+pipe("scene.png", ["the red star", "the leftmost ring"])
+```
+
+## How it was made
+
+With the code of this folder's project, in this order:
+
+```bash
+python scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
+python scripts/train.py configs/shapes.yaml
+```
+
+- Data: made as they are read, the split `train` of seed {data_seed}; the first command teaches the backbone what
+  shapes are (no expression), the second trains the whole model on {images:,} scenes with eight expressions each, none
+  seen twice.
+- {steps:,} steps, seed {seed}, learning rate {learning_rate}, {weights}; {machine} (since it was last started).
+- torch {torch}, transformers {transformers}. `configs/shapes.yaml` holds every setting.
+
+## Scores
+
+On the split `test`: {expressions:,} expressions on {test_images:,} scenes, none of them in training. In percent; masks
+at the size of the image; controls replace the expressions, and a model that reads must fall on them.
+
+{table}
+
+Perfect logits at the stride of the model's last stage ({stride}), enlarged bilinearly, would score mIoU {ceiling:.3f}
+on these masks; the model's learned upsampling is not bound by it.
+
+```bash
+{command}
+```
+
+## Limits
+
+English of the benchmark's grammar alone: {words} words, others are unknown to it. Plain shapes on plain or noisy
+backgrounds, {size} x {size}. Below the scores above lie the levels that want reasoning over several objects.
+"""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output folder of the training")
+    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--results", type=Path, help="of the evaluation (default: RUN/evaluation/results.json)")
+    return parser.parse_args(arguments)
+
+
+def card(
+    name: str,
+    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
+    results: Mapping[str, Any],
+    processor: Any,
+    stride: int,
+) -> str:
+    """The model card."""
+    arguments, data, versions = settings["training"], settings["data"], settings["versions"]
+    steps = arguments["max_steps"]
+    test = results["data"]
+    scenes = (
+        labelled_scene(test["split"], index, test["shapes_seed"], test["shapes_image_size"])
+        for index in range(test["shapes_images"])
+    )
+    masks = (
+        scene.masks[list(expression.targets)].any(0)
+        for scene in scenes
+        for expression in scene.expressions
+        if expression.targets
+    )
+    decay = arguments["ema_decay"]
+    is_averaged = decay not in (None, "None")  # the Trainer writes what is missing as a word
+    return CARD.format(
+        name=name,
+        parameters=results["model"]["parameters"] / 1e6,
+        size=test["shapes_image_size"],
+        data_seed=data["train_data"][0].get("seed", 0),
+        images=steps * arguments["per_device_train_batch_size"],
+        steps=steps,
+        seed=arguments["seed"],
+        learning_rate=arguments["learning_rate"],
+        weights=f"an average of the weights with decay {decay}" if is_averaged else "the last weights",
+        machine=f"{training['train_runtime'] / 60:.0f} minutes on {results['run']['device']}",
+        torch=versions["torch"],
+        transformers=versions["transformers"],
+        expressions=test["expressions"],
+        test_images=test["images"],
+        table=results_table(results),
+        stride=stride,
+        ceiling=resolution_ceiling(masks, stride),
+        command=results["run"]["command"],
+        words=len(processor.tokenizer) - len(processor.tokenizer.all_special_ids),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    paths = parse_arguments(arguments)
+    results = json.loads((paths.results or paths.run / "evaluation" / "results.json").read_text(encoding="utf-8"))
+    settings = json.loads((paths.run / "settings.json").read_text(encoding="utf-8"))
+    training = json.loads((paths.run / "all_results.json").read_text(encoding="utf-8"))
+    model = JMCELNModel.from_pretrained(paths.run)
+    processor = JMCELNProcessor.from_pretrained(paths.run)
+    if paths.output.exists():
+        shutil.rmtree(paths.output)
+    model.save_pretrained(paths.output)
+    processor.save_pretrained(paths.output)
+    text = card(paths.output.as_posix(), settings, training, results, processor, model.config.feature_strides[0])
+    (paths.output / "README.md").write_text(text, encoding="utf-8")
+    (paths.output / "test_results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    size = sum(path.stat().st_size for path in paths.output.iterdir())
+    print(f"{paths.output}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
