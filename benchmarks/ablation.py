@@ -29,7 +29,7 @@ from benchmarks.ablation_report import as_markdown, document, draw
 from benchmarks.stage_analysis import analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.shapes_oracles import labelled_scene, oracle_scores
+from processing.shapes_oracles import LabelledScene, labelled_scene, oracle_scores
 from processing.training.arguments import load_settings
 from scripts import train
 
@@ -68,7 +68,12 @@ def run_name(variant: str, seed: int) -> str:
 
 
 def run_variant(
-    variant: str, seed: int, plan: Mapping[str, Any], output_dir: Path, training_arguments: Sequence[str]
+    variant: str,
+    seed: int,
+    plan: Mapping[str, Any],
+    scenes: Sequence[LabelledScene],
+    output_dir: Path,
+    training_arguments: Sequence[str],
 ) -> dict[str, Any]:
     """Train and measure one variant with one seed; a run that is finished is read, not repeated.
 
@@ -100,10 +105,6 @@ def run_variant(
     seconds = time.perf_counter() - start
     model = JMCELNModel.from_pretrained(folder)
     processor = JMCELNProcessor.from_pretrained(folder)
-    scenes = [
-        labelled_scene(plan["test"]["split"], index, image_size=plan["test"]["image_size"])
-        for index in tqdm(range(plan["test"]["size"]), desc="test scenes", unit="scene", leave=False)
-    ]
     result = {
         **settings,
         "digest": digest,
@@ -130,6 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     unknown = set(settings.only or ()) - set(plan["variants"])
     if unknown:
         raise ValueError(f"There are no variants {sorted(unknown)}; there are {list(plan['variants'])}.")
+    test = plan["test"]
+    scenes = [
+        labelled_scene(test["split"], index, image_size=test["image_size"])
+        for index in tqdm(range(test["size"]), desc="test scenes", unit="scene", leave=False)
+    ]
     if not settings.report_only:
         todo = [
             (variant, seed)
@@ -137,25 +143,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             for variant in settings.only or plan["variants"]
         ]
         for variant, seed in tqdm(todo, desc="ablation", unit="run"):
-            run_variant(variant, seed, plan, output_dir, training_arguments)
+            run_variant(variant, seed, plan, scenes, output_dir, training_arguments)
 
-    finished = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output_dir.glob("*.json"))]
-    runs = [run for run in finished if "summary" in run]
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output_dir.glob("*.json"))]
     if not runs:
         raise ValueError(f"No run is finished in {output_dir}.")
-    test = plan["test"]
     report = {
         "baseline": plan["baseline"],
         "full_model": FULL_MODEL,
         "variants": list(plan["variants"]),
         "runs": runs,
-        "oracles": oracle_scores(
-            labelled_scene(test["split"], index, image_size=test["image_size"]) for index in range(test["size"])
-        ),
+        "oracles": oracle_scores(scenes),
     }
-    (output_dir / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    text = as_markdown(report)
+    (output_dir / "report.md").write_text(text, encoding="utf-8")
     draw(report, output_dir / "report.png")
-    print(as_markdown(report))
+    print(text)
     if settings.document:
         document(report, Path("docs"))
     return report

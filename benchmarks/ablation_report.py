@@ -1,23 +1,19 @@
 """Tables, plot and page of the ablation, made from its JSON alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.stage_analysis import PLACES, mean_and_error, merged
 from processing.evaluation_controls import CONTROLS
-from processing.evaluation_report import markdown_row
+from processing.evaluation_report import fill_between, markdown_table
 
 
 Report = Mapping[str, Any]
+MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
 # In order of intricacy; `no_target` has no IoU.
 LEVELS = ("appearance", "position", "relation", "chain2", "chain3", "comparison", "multiple")
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    header, *body = rows
-    return "\n".join(markdown_row(list(row)) for row in (header, ["---", *["---:"] * (len(header) - 1)], *body))
 
 
 def show(value: Mapping[str, Any] | None, digits: int = 1, sign: str = "") -> str:
@@ -50,7 +46,7 @@ def levels_table(report: Report, score: str) -> str:
                 *[show(levels[level][score]) for level in LEVELS],
             ]
         )
-    return table(rows)
+    return markdown_table(rows)
 
 
 def gains_table(report: Report, score: str) -> str:
@@ -67,7 +63,7 @@ def gains_table(report: Report, score: str) -> str:
             continue
         gains = [mean_and_error([own[level][score] - base[level][score] for own, base in pairs]) for level in LEVELS]
         rows.append([variant, str(len(pairs)), *[show(gain, sign="+") for gain in gains]])
-    return table(rows) if len(rows) > 1 else ""
+    return markdown_table(rows) if len(rows) > 1 else ""
 
 
 def stages_table(report: Report) -> str:
@@ -78,7 +74,7 @@ def stages_table(report: Report) -> str:
         for number, stage in enumerate(summary["stages"]):
             scores = [show(stage[name]) for name in ("mIoU", "P@0.5", "chosen")]
             rows.append([variant, str(number + 1), *scores, show(inconsistency[number])])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def transitions_table(report: Report) -> str:
@@ -92,7 +88,7 @@ def transitions_table(report: Report) -> str:
             better, worse = shares["wrong_to_right"], shares["right_to_wrong"]
             ratio = f"{better['mean'] / worse['mean']:.1f}" if worse["mean"] else "-"
             rows.append([variant, name, show(better), show(worse), ratio])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def attention_table(report: Report) -> str:
@@ -103,7 +99,7 @@ def attention_table(report: Report) -> str:
             if stage["attention"] is not None:
                 densities = [stage["attention"][place] for place in PLACES]
                 rows.append([variant, str(number + 1), *[f"{density['mean']:.2f}" for density in densities]])
-    return table(rows) if len(rows) > 1 else ""
+    return markdown_table(rows) if len(rows) > 1 else ""
 
 
 def controls_table(report: Report) -> str:
@@ -119,7 +115,7 @@ def controls_table(report: Report) -> str:
                 *[f"{100 * oracles[reader]['mIoU']:.1f}" for reader in ("head phrase", "random object")],
             ]
         )
-    return table(rows)
+    return markdown_table(rows)
 
 
 def as_markdown(report: Report) -> str:
@@ -183,11 +179,9 @@ def draw(report: Report, path: Path) -> None:
 def document(report: Report, docs: Path) -> None:
     """Write the report between the markers of `results.md`, with its plot beside it, and its numbers as JSON."""
     page = docs / "results.md"
-    before, marker, rest = page.read_text(encoding="utf-8").partition("<!-- ablation: begin -->\n")
-    _, end, after = rest.partition("<!-- ablation: end -->")
-    if not marker or not end:
-        raise ValueError(f"{page} has no place for the ablation: it needs the lines {marker!r} and {end!r}.")
-    page.write_text(before + marker + "\n" + as_markdown(report) + "\n" + end + after, encoding="utf-8")
+    text = f"\n\n{as_markdown(report)}\n"
+    filled = fill_between(page.read_text(encoding="utf-8"), *MARKERS, text)
+    page.write_text(filled, encoding="utf-8")
     draw(report, docs / "ablation.png")
     summaries = [{name: run[name] for name in ("variant", "seed", "summary")} for run in report["runs"]]
     (docs / "ablation.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")

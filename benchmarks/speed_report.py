@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import fit_line
+from processing.evaluation_report import fill_between
 
 
 GIGA = 1e9
@@ -307,13 +308,10 @@ def document(results: dict[str, Any], docs: Path) -> None:
     device = results["machine"]["device"]
     page = docs / "performance.md"
     begin, end = f"<!-- speed:{device}:begin -->", f"<!-- speed:{device}:end -->"
-    text = page.read_text(encoding="utf-8")
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{page} must hold the lines {begin} and {end} once each: the report goes between them.")
+    figure = f"![Time over expressions and pixels](performance/{device}.png)\n\n" * bool(results.get("inference"))
+    text = fill_between(page.read_text(encoding="utf-8"), begin, end, f"\n{figure}{as_markdown(results)}")
     folder = docs / "performance"
     folder.mkdir(exist_ok=True)
     (folder / f"{device}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     draw(results, folder / f"{device}.png")
-    figure = f"![Time over expressions and pixels](performance/{device}.png)\n\n" * bool(results.get("inference"))
-    before, after = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{before}{begin}\n{figure}{as_markdown(results)}{end}{after}", encoding="utf-8")
+    page.write_text(text, encoding="utf-8")

@@ -54,10 +54,9 @@ def analyse(
         images = [scene.image for scene in batch]
         texts = [[expression.text for expression in scene.expressions] for scene in batch]
         output = _ask(model, processor, images, texts, output_attentions=True)
-        masks = stage_masks(output)
-        chances = stage_probabilities(output)
+        probabilities = stage_probabilities(output)
         found = [
-            [_record(scene, row, position, output, masks, chances) for position in range(len(scene.expressions))]
+            [_record(scene, row, position, output, probabilities) for position in range(len(scene.expressions))]
             for row, scene in enumerate(batch)
         ]
         for control in CONTROLS:
@@ -69,7 +68,7 @@ def analyse(
             for row, scene in enumerate(batch):
                 for position, expression in enumerate(scene.expressions):
                     if expression.targets:
-                        truth = _target_mask(scene, expression.targets)
+                        truth = scene.target_mask(expression)
                         iou = _iou(answers[row, position].numpy(), truth)
                         found[row][position].setdefault("controls", {})[control] = iou
         records += [record for scene_records in found for record in scene_records]
@@ -87,11 +86,6 @@ def stage_probabilities(output: Any) -> list[torch.Tensor]:
     return [logits.sigmoid() for logits in [*enlarged, output.logits.float()]]
 
 
-def stage_masks(output: Any) -> list[np.ndarray]:
-    """By stage, booleans of shape `(batch, expressions, height, width)` at the size of the input."""
-    return [(probabilities > 0.5).numpy() for probabilities in stage_probabilities(output)]
-
-
 def _ask(model: JMCELNModel, processor: Any, images: Sequence, texts: Sequence, **options: Any) -> Any:
     inputs = processor(images=list(images), text=list(texts), return_tensors="pt").to(model.device)
     output = model(**inputs, **options)
@@ -105,7 +99,6 @@ def _record(
     row: int,
     position: int,
     output: Any,
-    masks: Sequence[np.ndarray],
     probabilities: Sequence[torch.Tensor],
 ) -> ExpressionRecord:
     expression = scene.expressions[position]
@@ -116,8 +109,8 @@ def _record(
     }
     if not expression.targets:
         return record
-    truth = _target_mask(scene, expression.targets)
-    of_stages = [stage[row, position] for stage in masks]
+    truth = scene.target_mask(expression)
+    of_stages = [(stage[row, position] > 0.5).numpy() for stage in probabilities]
     record["ious"] = [_iou(mask, truth) for mask in of_stages]
     record["agreements"] = [_iou(mask, later) for mask, later in pairwise(of_stages)]
     if len(expression.targets) > 1:
@@ -170,10 +163,6 @@ def _look(
         place: float((pixels * part).sum() / part.sum() * pixels.size) if part.sum() > 0 else None
         for place, part in covers.items()
     }
-
-
-def _target_mask(scene: LabelledScene, targets: Sequence[int]) -> Any:
-    return scene.masks[list(targets)].any(0)
 
 
 def _iou(mask: np.ndarray, other: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """The results of an evaluation for reading: a Markdown table, and every prediction as a line of JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,29 @@ def markdown_row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of a header and further rows; all columns but the first are aligned to the right."""
+    header, *body = rows
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(markdown_row(list(row)) for row in (header, rule, *body))
+
+
+def fill_between(page: str, begin: str, end: str, text: str) -> str:
+    """
+    Puts a text between two markers of a page.
+
+    Raises:
+        ValueError: If a marker is missing, comes twice, or they stand in the wrong order.
+    """
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ValueError(
+            "The page must hold the lines that the text goes between: it needs these two lines once each, in this"
+            f" order:\n{begin}\n{end}"
+        )
+    before, rest = page.split(begin)
+    return f"{before}{begin}{text}{end}{rest.split(end)[1]}"
+
+
 def results_table(results: Mapping[str, Any]) -> str:
     """
     The scores of `collect_results` as a Markdown table in percent: all expressions, each level, then each control. The
@@ -32,16 +55,13 @@ def results_table(results: Mapping[str, Any]) -> str:
     lines = {"all": scores, **scores.get("groups", {})}
     lines |= {f"control: {name}": control["scores"] for name, control in results["controls"].items()}
     columns = _COLUMNS + (_NO_TARGET_COLUMNS if scores["no_targets"] else ())
-    table = [
-        markdown_row(["", "expressions", *columns]),
-        markdown_row(["---", *["---:"] * (1 + len(columns))]),
-    ]
+    table = [["", "expressions", *columns]]
     for name, line in lines.items():
         cells = [percent(line[column]) for column in columns]
         if line["mIoU_standard_error"] is not None:
             cells[columns.index("mIoU")] += f" ± {percent(line['mIoU_standard_error'])}"
-        table.append(markdown_row([name, str(line["expressions"]), *cells]))
-    return "\n".join(table)
+        table.append([name, str(line["expressions"]), *cells])
+    return markdown_table(table)
 
 
 def write_predictions(journal: EvaluationJournal, settings: EvaluationSettings, path: Path) -> None:

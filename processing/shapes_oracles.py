@@ -39,6 +39,10 @@ class LabelledScene:
     image: np.ndarray
     masks: np.ndarray
 
+    def target_mask(self, expression: Expression) -> np.ndarray:
+        """The union of an expression's targets, `(image_size, image_size)` booleans."""
+        return np.logical_or.reduce(self.masks[list(expression.targets)], axis=0)
+
 
 def labelled_scene(
     split: str,

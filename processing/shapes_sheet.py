@@ -20,7 +20,7 @@ _MARGIN = 8
 
 def _tile(item: LabelledScene, expression: Expression) -> Image.Image:
     """The image with everything but the targets dimmed and the targets outlined."""
-    mask = item.masks[list(expression.targets)].any(0)
+    mask = item.target_mask(expression)
     enlarged = np.asarray(Image.fromarray(mask).resize((_TILE, _TILE), Image.Resampling.NEAREST))
     pixels = np.asarray(Image.fromarray(item.image).resize((_TILE, _TILE), Image.Resampling.BICUBIC))
     padded = np.pad(enlarged, 2)

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from processing.evaluation_report import markdown_row
+from processing.evaluation_report import markdown_table
 from processing.evaluation_sheet import Case, draw_sheet
 from processing.shapes import shapes_dataset
 from processing.shapes_oracles import labelled_scene, oracle_scores
@@ -52,15 +52,15 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 def scores_table(results: Mapping[str, Any], oracles: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """A Markdown table: a row a level, the model's scores beside the mIoU of readers that ignore words."""
     header = ["level", "expressions", "mIoU", "oIoU", "P@0.5", *[f"mIoU, {text}" for text in READERS.values()]]
-    lines = [markdown_row(header), markdown_row(["---", *["---:"] * (len(header) - 1)])]
+    rows = [header]
     for level, readers in oracles.items():
         scores = results["scores"]["groups"][level]
         # Of expressions without a target, IoU is 1 if nothing was predicted: the generalised mean counts them.
         names = ("gIoU", None, None) if level == "no_target" else ("mIoU", "oIoU", "P@0.5")
         cells = ["-" if name is None else f"{scores[name]:.3f}" for name in names]
         cells += [f"{readers[reader]['mIoU']:.3f}" for reader in READERS]
-        lines.append(markdown_row([level, str(scores["expressions"]), *cells]))
-    return "\n".join(lines)
+        rows.append([level, str(scores["expressions"]), *cells])
+    return markdown_table(rows)
 
 
 def draw_levels(predictions_path: Path, images: Any, cases: int, title: str) -> Any:

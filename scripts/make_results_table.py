@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from processing.evaluation_report import markdown_row, percent, results_table
+from processing.evaluation_report import fill_between, markdown_row, percent, results_table
 
 
 BEGIN = "<!-- results:begin, written by scripts/make_results_table.py -->"
@@ -149,17 +149,8 @@ def results_text(measured: Sequence[Mapping[str, Any]], published: Mapping[str, 
 
 
 def fill(card: str, text: str) -> str:
-    """
-    Puts the text between the markers of a card.
-
-    Raises:
-        ValueError: If a marker is missing, comes twice, or they stand in the wrong order.
-    """
-    if card.count(BEGIN) != 1 or card.count(END) != 1 or card.index(BEGIN) > card.index(END):
-        raise ValueError(f"The card needs these two lines once each, in this order:\n{BEGIN}\n{END}")
-    before, rest = card.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    """The card with the text between its markers; errors as [`~processing.evaluation_report.fill_between`]."""
+    return fill_between(card, BEGIN, END, f"\n\n{text}\n\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -111,10 +111,7 @@ def card(
         for index in range(test["shapes_images"])
     )
     masks = (
-        scene.masks[list(expression.targets)].any(0)
-        for scene in scenes
-        for expression in scene.expressions
-        if expression.targets
+        scene.target_mask(expression) for scene in scenes for expression in scene.expressions if expression.targets
     )
     decay = arguments["ema_decay"]
     is_averaged = decay not in (None, "None")  # the Trainer writes what is missing as a word

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
         for index in range(parsed.images)
     ]
     scores = oracle_scores(items)
-    masks = [item.masks[list(one.targets)].any(0) for item in items for one in item.expressions if one.targets]
+    masks = [item.target_mask(one) for item in items for one in item.expressions if one.targets]
     strides = [stride for stride in STRIDES if parsed.image_size % stride == 0]
     ceilings = {stride: resolution_ceiling(masks, stride) for stride in strides}
     report = "\n\n".join(as_table(scores, score) for score in SCORES)
