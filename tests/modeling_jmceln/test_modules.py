@@ -79,7 +79,7 @@ def test_a_wholly_ignored_label_teaches_nothing():
 
 def test_plain_cascade_has_about_the_same_size():
     full = random_model().num_parameters()
-    assert random_model(use_contextual_embedding=False).num_parameters() == full
+    assert random_model(use_contextual_embedding=False).num_parameters() == pytest.approx(full, rel=0.01)
     assert random_model(use_alignment=False).num_parameters() == pytest.approx(full, rel=0.03)
     plain = random_model(use_contextual_embedding=False, use_alignment=False)
     assert plain.num_parameters() == pytest.approx(full, rel=0.03)
@@ -115,6 +115,33 @@ def test_masked_heads_of_the_writer_look_where_the_mask_is():
     inside = on_pixels[..., :8].sum(-1)
     assert (inside[:, :2] > 0.95).all()
     assert (inside[:, 2:] < 0.5).all()
+
+
+@torch.no_grad()
+def test_the_writer_weighs_pixels_by_direction_and_not_by_length():
+    # Unnormed pixels grow from layer to layer, and their lengths drove the attention to single cells.
+    writer = random_model().cascade.stages[0].writer
+    context, words, bias = torch.randn(1, 4, 32), torch.randn(1, 3, 32), torch.zeros(1, 1, 1, 3)
+    pixels, positions = torch.randn(1, 64, 32), torch.randn(1, 64, 32)
+    _, weights = writer(context, words, bias, pixels, positions, output_attentions=True)
+    _, longer = writer(context, words, bias, 100 * pixels, positions, output_attentions=True)
+    torch.testing.assert_close(longer, weights, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_what_attends_to_a_pixel_learns_where_it_is():
+    model = random_model()
+    pixels = torch.randn(1, 16, 32)
+    here, there = torch.randn(2, 1, 16, 32)
+    writer, attention = model.cascade.stages[0].writer, model.cascade.stages[0].attention
+    for uniform in (writer.attention, attention):
+        nn.init.zeros_(uniform.q_proj.weight)
+        nn.init.zeros_(uniform.q_proj.bias)
+    context, words, bias = torch.randn(1, 4, 32), torch.randn(1, 3, 32), torch.zeros(1, 1, 1, 3)
+    written = [writer(context, words, bias, pixels, positions)[0] for positions in (here, there)]
+    assert not torch.allclose(*written, atol=1e-3)
+    read = [attention(pixels, positions, [(4, 4)]) for positions in (here, there)]
+    assert not torch.allclose(*read, atol=1e-3)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
