@@ -6,7 +6,8 @@
 
 Every variant is trained by scripts/train.py on the same data in the same order, once a seed. A finished run is kept
 as JSON and not repeated; a run that was killed goes on from its newest checkpoint. All variants run with the first
-seed, then with the second, so that there is something to compare early.
+seed, then with the second, so that there is something to compare early. With `--document`, finished runs are kept in
+docs/ablation.json too, and taken from there on another machine, as long as settings and model code are the same.
 """
 
 import argparse
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 import yaml
 from tqdm.auto import tqdm
 
+import modeling_jmceln
 from benchmarks.ablation_report import as_markdown, document, draw
 from benchmarks.stage_analysis import analyse, summarize
 from modeling_jmceln import JMCELNModel
@@ -35,6 +37,7 @@ from scripts import train
 
 
 FULL_MODEL = "cascade + LCE + PAN"
+DOCUMENTED = Path("docs/ablation.json")
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -67,6 +70,11 @@ def run_name(variant: str, seed: int) -> str:
     return f"{variant.replace(' + ', '_').replace(' = ', '_').replace(' ', '_')}-{seed}"
 
 
+def model_code() -> bytes:
+    """What the figures of a run depend on beside its settings."""
+    return b"".join(path.read_bytes() for path in sorted(Path(modeling_jmceln.__file__).parent.glob("*.py")))
+
+
 def run_variant(
     variant: str,
     seed: int,
@@ -74,11 +82,14 @@ def run_variant(
     scenes: Sequence[LabelledScene],
     output_dir: Path,
     training_arguments: Sequence[str],
+    documented: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Train and measure one variant with one seed; a run that is finished is read, not repeated.
+    """
+    Train and measure one variant with one seed; a run that is finished, here or among those `documented`, is read and
+    not repeated.
 
     Raises:
-        ValueError: if a finished run of this name had other settings.
+        ValueError: if a finished run of this name had other settings or other model code.
     """
     path = output_dir / f"{run_name(variant, seed)}.json"
     settings = {
@@ -89,12 +100,18 @@ def run_variant(
         "arguments": list(training_arguments),
         "test": plan["test"],
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + model_code()).hexdigest()
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["digest"] != digest:
-            raise ValueError(f"{path} was made with other settings: remove it, or choose another --output-dir.")
+            raise ValueError(
+                f"{path} was made with other settings or other model code: remove it, or choose another --output-dir."
+            )
         return result
+    for result in documented:
+        if result["digest"] == digest:
+            path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            return dict(result)
 
     folder = output_dir / f"{run_name(variant, seed)}-{digest[:8]}"
     fields = [
@@ -142,8 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             for seed in settings.seeds or plan["seeds"]
             for variant in settings.only or plan["variants"]
         ]
+        documented = json.loads(DOCUMENTED.read_text(encoding="utf-8")) if DOCUMENTED.is_file() else []
         for variant, seed in tqdm(todo, desc="ablation", unit="run"):
-            run_variant(variant, seed, plan, scenes, output_dir, training_arguments)
+            run_variant(variant, seed, plan, scenes, output_dir, training_arguments, documented)
 
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output_dir.glob("*.json"))]
     if not runs:

@@ -183,5 +183,4 @@ def document(report: Report, docs: Path) -> None:
     filled = fill_between(page.read_text(encoding="utf-8"), *MARKERS, text)
     page.write_text(filled, encoding="utf-8")
     draw(report, docs / "ablation.png")
-    summaries = [{name: run[name] for name in ("variant", "seed", "summary")} for run in report["runs"]]
-    (docs / "ablation.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
+    (docs / "ablation.json").write_text(json.dumps(report["runs"]), encoding="utf-8")

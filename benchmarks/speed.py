@@ -47,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "variants": ["float32:sdpa:none"],
         "training_images": [1],
         "training_expressions": [1, 8],
+        "memory_images": [1],
         "rounds": 3,
     },
     "full": {
@@ -63,6 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         ],
         "training_images": [1, 2],
         "training_expressions": [1, 8],
+        "memory_images": [1, 4],
         "rounds": 5,
     },
 }
@@ -88,6 +90,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batch_images", type=int, nargs="+", default=[1, 2, 4, 8], help="images at once")
     parser.add_argument("--training_images", type=int, nargs="+", help="images in a training step")
     parser.add_argument("--training_expressions", type=int, nargs="+", help="expressions an image in training")
+    parser.add_argument("--memory_images", type=int, nargs="+", help="images in a training step, for its memory")
     parser.add_argument("--many_expressions", type=int, default=200, help="asked in chunks, for their memory")
     parser.add_argument("--rounds", type=int, help="how often each call is timed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
@@ -316,7 +319,7 @@ class Benchmark:
         model.train()
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        for images in self.options.training_images:
+        for images in self.options.memory_images:
             for count in self.options.training_expressions:
                 for checkpointing in (False, True):
                     call = self._training_pass(model, "jmceln", Workload(self.size, count, images), checkpointing)

@@ -131,7 +131,7 @@ def plan(tmp_path):
     return path
 
 
-def test_short_form_of_it_all(plan, tmp_path, capsys):
+def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     arguments = ["--plan", str(plan)]
     report = ablation.main([*arguments, "--only", "plain cascade", ablation.FULL_MODEL])
     assert len(report["runs"]) == 4
@@ -151,7 +151,7 @@ def test_short_form_of_it_all(plan, tmp_path, capsys):
     swept = ablation.main([*arguments, "--seeds", "0"])
     assert len(swept["runs"]) == 5
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="other settings or other model code"):
         ablation.main([*arguments, "--learning_rate", "1e-4"])
     with pytest.raises(ValueError, match="no variants"):
         ablation.main([*arguments, "--only", "nothing"])
@@ -166,6 +166,13 @@ def test_short_form_of_it_all(plan, tmp_path, capsys):
     assert written.endswith("after\n")
     assert "old" not in written
     assert len(json.loads((docs / "ablation.json").read_text())) == 4
+
+    # On another machine, documented runs are not repeated.
+    monkeypatch.setattr(ablation, "DOCUMENTED", docs / "ablation.json")
+    monkeypatch.setattr(ablation.train, "main", lambda _: pytest.fail("a documented run was trained again"))
+    elsewhere = [*arguments, "--output-dir", str(tmp_path / "elsewhere")]
+    again = ablation.main([*elsewhere, "--only", "plain cascade", ablation.FULL_MODEL])
+    assert again["runs"] == report["runs"]
 
 
 def test_pictures_of_the_stages(tmp_path):

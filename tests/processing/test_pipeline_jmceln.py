@@ -316,12 +316,22 @@ class TestOverlay:
         assert drawn.getpixel((2, 2)) == (0, 0, 0)
         assert drawn.getpixel((10, 5)) == (red, green, blue)
         assert drawn.getpixel((20, 15)) == pytest.approx((red / 2, green / 2, blue / 2), abs=1)
-        captioned = draw_overlay(picture, [mask], captions=["a caption far too long for a picture so small"])
-        assert captioned.width == 40
+        captioned = draw_overlay(picture, [mask], captions=["the white box"])
+        assert 40 < captioned.width < 200
         assert captioned.height > 30
         assert np.array_equal(np.asarray(captioned)[:2, :2], np.zeros((2, 2, 3)))
         legend = np.asarray(captioned)[30:].reshape(-1, 3)
         assert (legend == (red, green, blue)).all(1).any()
+
+    def test_legend_of_a_small_picture_is_read_whole(self) -> None:
+        mask = Image.new("L", (40, 30))
+        long, longer = "the small striped red star left of the ring", "the small striped red star left of the rings"
+        drawn = [draw_overlay(Image.new("RGB", (40, 30)), [mask], captions=[caption]) for caption in (long, longer)]
+        assert drawn[0].width < drawn[1].width
+        endless = [draw_overlay(Image.new("RGB", (40, 30)), [mask], captions=["star " * n]) for n in (200, 300)]
+        assert [picture.width for picture in endless] == [480, 480]
+        wide = draw_overlay(Image.new("RGB", (600, 30)), [Image.new("L", (600, 30))], captions=["star"])
+        assert wide.width == 600
 
     def test_colours_differ_between_neighbours(self) -> None:
         colours = [colour_of(index) for index in range(7)]
