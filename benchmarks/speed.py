@@ -84,8 +84,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--variants",
         nargs="+",
         metavar="DTYPE:ATTENTION:COMPILE",
-        help="float32 or bfloat16 (autocast), eager or sdpa, none or a mode of torch.compile; the first is measured "
-        "at all sizes and counts, the others at the first size with the least count and the largest up to 8",
+        help="float32 or bfloat16 (autocast), eager or sdpa, none or a mode of torch.compile (which a preset asks for "
+        "on CUDA alone); the first is measured at all sizes and counts, the others at the first size with the least "
+        "count and the largest up to 8",
     )
     parser.add_argument("--batch_images", type=int, nargs="+", default=[1, 2, 4, 8], help="images at once")
     parser.add_argument("--training_images", type=int, nargs="+", help="images in a training step")
@@ -99,6 +100,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--from_json", type=Path, help="measure nothing: report what this file holds")
     parser.add_argument("--document", action="store_true", help="put the report into docs/performance.md")
     options = parser.parse_args(arguments)
+    if options.variants is None and not options.device.startswith("cuda"):
+        # Inductor takes longer for a Swin-B on two cores than all other measurements together.
+        options.variants = [name for name in PRESETS[options.preset]["variants"] if name.endswith(":none")]
     for name, value in PRESETS[options.preset].items():
         if getattr(options, name) is None:
             setattr(options, name, TINY_SIZES if name == "sizes" and options.tiny else value)
@@ -112,7 +116,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 class Benchmark:
-    """All measurements of one run. `results` fills up section by section."""
+    """All measurements of one run. `results`, and `speed.json` with them, fill up section by section."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
@@ -131,6 +135,8 @@ class Benchmark:
             start = time.perf_counter()
             self.results[section] = SECTIONS[section](self)
             print(f"{section}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+            text = json.dumps(self.results, indent=2) + "\n"
+            (self.options.output / "speed.json").write_text(text, encoding="utf-8")
         return self.results
 
     def flops_of(self, size: int, expressions: int) -> dict[str, int]:
@@ -416,7 +422,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         results = json.loads(options.from_json.read_text(encoding="utf-8"))
     else:
         results = Benchmark(options).run()
-        (options.output / "speed.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     markdown = as_markdown(results)
     print(markdown)
     (options.output / "speed.md").write_text(markdown, encoding="utf-8")

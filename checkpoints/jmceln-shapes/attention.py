@@ -122,9 +122,9 @@ class JMCELNPixelAttention(JMCELNAttention):
             map_sizes (`Sequence[tuple[int, int]]`): Height and width of the maps that the pixels are of.
         """
         placed = pixels + positions
-        keys = pool_maps(placed, map_sizes, self.config.max_key_size)
-        values = pool_maps(pixels, map_sizes, self.config.max_key_size)
-        return super().forward(placed, keys, values)[0]
+        # Values hold the positions as well: a pixel that reads another one learns where it is.
+        sources = pool_maps(placed, map_sizes, self.config.max_key_size)
+        return super().forward(placed, sources, sources)[0]
 
 
 class JMCELNFeedForward(nn.Module):

@@ -69,7 +69,6 @@ class JMCELNStage(GradientCheckpointingLayer):
 
     def __init__(self, config: JMCELNConfig, is_first: bool):
         super().__init__()
-        self.use_contextual_embedding = config.use_contextual_embedding
         self.writer = JMCELNContextWriter(config)
         self.reader = JMCELNContextReader(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -116,12 +115,9 @@ class JMCELNStage(GradientCheckpointingLayer):
             previous_probabilities = previous_probabilities.flatten(1)
             pixels = pixels + self.mask_embedding(previous_probabilities.unsqueeze(-1))
 
-        if self.use_contextual_embedding:
-            context, weights = self.writer(
-                context, words, word_bias, pixels, positions, previous_probabilities, output_attentions
-            )
-        else:
-            context, weights = self.writer(context, words, word_bias, output_attentions=output_attentions)
+        context, weights = self.writer(
+            context, words, word_bias, pixels, positions, previous_probabilities, output_attentions
+        )
         pixels = self.reader(pixels, positions, context, words, word_bias)
 
         pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, [(height, width)]))

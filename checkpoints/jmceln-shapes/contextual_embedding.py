@@ -22,6 +22,9 @@ class JMCELNContextWriter(nn.Module):
         self.num_masked_heads = config.num_attention_heads // 2
         self.num_attention_heads = config.num_attention_heads
         self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pixel_norm = None
+        if config.use_contextual_embedding:
+            self.pixel_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = JMCELNAttention(config)
         self.gate = nn.Linear(2 * config.hidden_size, config.hidden_size)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -33,8 +36,8 @@ class JMCELNContextWriter(nn.Module):
         context: torch.Tensor,
         words: torch.Tensor,
         word_bias: torch.Tensor,
-        pixels: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
+        pixels: torch.Tensor,
+        positions: torch.Tensor,
         previous_probabilities: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -43,32 +46,31 @@ class JMCELNContextWriter(nn.Module):
             context (`torch.Tensor` of shape `(batch, num_tokens, hidden)`)
             words (`torch.Tensor` of shape `(batch, length, hidden)`)
             word_bias (`torch.Tensor` of shape `(batch, 1, 1, length)`)
-            pixels, positions (`torch.Tensor` of shape `(batch or 1, num_pixels, hidden)`, *optional*)
+            pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+            positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
             previous_probabilities (`torch.Tensor` of shape `(batch, num_pixels)`, *optional*):
                 The mask of the stage before, absent at the first stage.
 
         Returns:
-            The new context, of the same shape, and the attention weights over [words, tokens, pixels], or `None`.
+            The new context, of the same shape, and the attention weights over [words, tokens, pixels], without the
+            pixels where `use_contextual_embedding` is off, or `None`.
         """
         batch_size, num_tokens, _ = context.shape
         normed = self.context_norm(context)
-        keys, values = [words, normed], [words, normed]
+        sources = [words, normed]
         bias = nn.functional.pad(word_bias, (0, num_tokens))
-        if pixels is not None and positions is not None:
-            keys.append(pixels + positions)
-            values.append(pixels)
+        if self.pixel_norm is not None:
+            # The positions are values too: "left of the ring" takes the place of the ring, not only its looks.
+            sources.append(self.pixel_norm(pixels) + positions)
             pixel_bias = bias.new_zeros(batch_size, self.num_attention_heads, 1, pixels.shape[1])
             if previous_probabilities is not None:
                 log_probabilities = previous_probabilities.detach().float().clamp(min=1e-3).log().to(bias.dtype)
                 pixel_bias[:, : self.num_masked_heads] = log_probabilities[:, None, None]
             bias = torch.cat([bias.expand(-1, self.num_attention_heads, -1, -1), pixel_bias], dim=-1)
         # (batch, num_tokens, length + num_tokens + num_pixels) scores a head
+        sources = torch.cat(sources, dim=1)
         update, weights = self.attention(
-            normed,
-            torch.cat(keys, dim=1),
-            torch.cat(values, dim=1),
-            bias.expand(-1, -1, num_tokens, -1),
-            output_attentions,
+            normed, sources, sources, bias.expand(-1, -1, num_tokens, -1), output_attentions
         )
         gate = self.gate(torch.cat([normed, update], dim=-1)).sigmoid()
         context = context + self.dropout(gate * update)

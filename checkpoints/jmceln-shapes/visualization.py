@@ -1,5 +1,6 @@
 """Drawing of predicted masks over their picture, with Pillow alone."""
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
@@ -8,6 +9,9 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter, ImageFont
 # Colours that stay apart for colour-blind readers (Okabe and Ito, 2008, "Color Universal Design"), the most visible
 # on photographs first.
 COLOURS = ("#D55E00", "#0072B2", "#F0E442", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+
+# A legend makes a small picture wider up to this many pixels; longer captions end in dots.
+_LEGEND_WIDTH = 480
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
@@ -34,7 +38,8 @@ def draw_overlay(
         colours: one (red, green, blue) a mask; by default those of [`colour_of`].
 
     Returns:
-        A picture of mode "RGB", as wide as `image`, and as high plus the legend.
+        A picture of mode "RGB": as high as `image` plus the legend, and as wide, or wider where a small picture would
+        cut its captions.
 
     Raises:
         ValueError: a mask of another size, or as many captions or colours as do not fit the masks.
@@ -63,14 +68,16 @@ def _with_legend(
     font = ImageFont.load_default(size=font_size)
     margin = font_size // 2
     row_height = round(font_size * 1.5)
-    canvas = Image.new("RGB", (picture.width, picture.height + row_height * len(captions) + margin), "white")
+    left = 2 * margin + font_size
+    wanted = left + margin + math.ceil(max((font.getlength(caption) for caption in captions), default=0))
+    width = max(picture.width, min(wanted, _LEGEND_WIDTH))
+    canvas = Image.new("RGB", (width, picture.height + row_height * len(captions) + margin), "white")
     canvas.paste(picture)
     draw = ImageDraw.Draw(canvas)
     for index, (caption, colour) in enumerate(zip(captions, colours, strict=True)):
         top = picture.height + margin // 2 + index * row_height
         draw.rectangle((margin, top + font_size // 5, margin + font_size, top + font_size * 6 // 5), fill=colour)
-        left = 2 * margin + font_size
-        draw.text((left, top), _fitted(caption, font, picture.width - left - margin), fill="black", font=font)
+        draw.text((left, top), _fitted(caption, font, width - left - margin), fill="black", font=font)
     return canvas
 
 

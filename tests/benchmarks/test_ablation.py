@@ -12,11 +12,12 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import ablation, stage_pictures
+from benchmarks import ablation, stage_pictures, stage_report
 from benchmarks.ablation_report import document, gains_table
 from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
 from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
 from processing.shapes_oracles import labelled_scene
+from processing.shapes_queries import Phrase, Pick, Query, Relation, SameAs, SizeThan
 from processing.training.arguments import load_settings
 from tests.scripts.tiny_run import write_settings
 from tests.tiny import tiny_config, tiny_processor
@@ -175,14 +176,55 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     assert again["runs"] == report["runs"]
 
 
-def test_pictures_of_the_stages(tmp_path):
+@pytest.fixture
+def saved_model(tmp_path):
     processor = tiny_processor(size={"height": SIZE, "width": SIZE})
     config = tiny_config(num_stages=3)
     config.text_config.vocab_size = len(processor.tokenizer)
     JMCELNModel(config).save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    arguments = ["--model", str(tmp_path / "model"), "--count", "1", "--scenes", "4", "--image-size", str(SIZE)]
-    stage_pictures.main([*arguments, "--output", str(tmp_path / "stages.png")])
+    return ["--model", str(tmp_path / "model"), "--scenes", "4", "--image-size", str(SIZE)]
+
+
+def test_pictures_of_the_stages(saved_model, tmp_path):
+    stage_pictures.main([*saved_model, "--count", "1", "--output", str(tmp_path / "stages.png")])
     with Image.open(tmp_path / "stages.png") as picture:
         # Two expressions, and the image beside three masks, three looks and two filters.
         assert picture.width > 4 * picture.height / 2
+
+
+ANCHOR = Query(Phrase(kind="ring"))
+
+
+@pytest.mark.parametrize(
+    ("query", "condition"),
+    [
+        (Query(Phrase(kind="star"), (Relation("left", ANCHOR),)), "left"),
+        (Query(Phrase(kind="star"), (SameAs("colour", ANCHOR),)), "same colour as"),
+        (Query(Phrase(kind="star"), (SizeThan(True, ANCHOR),)), "bigger or smaller than"),
+        (Query(Phrase(kind="star"), pick=Pick("nearest", anchor=ANCHOR)), "nearest"),
+        (Query(Phrase(kind="star")), None),
+        (Query(Phrase(kind="star"), (Relation("left", ANCHOR), SameAs("colour", ANCHOR))), None),
+        (Query(Phrase(kind="star"), pick=Pick("largest"), also=(ANCHOR,)), None),
+    ],
+)
+def test_condition_that_decides(query, condition):
+    assert stage_report.condition_of(query) == condition
+
+
+def test_conditions_of_known_outputs(scenes):
+    expressions = [expression for scene in scenes for expression in scene.expressions]
+    table = stage_report.conditions_table(expressions, analyse(KnowingModel(scenes), tiny_processor(), scenes))
+    rows = table.splitlines()[2:]
+    assert rows
+    assert all(row.endswith("| 100.0 |") for row in rows)
+
+
+def test_report_of_the_stages(saved_model, tmp_path, monkeypatch):
+    page = tmp_path / "results.md"
+    page.write_text("before\n<!-- stages: begin -->\nold\n<!-- stages: end -->\nafter\n")
+    monkeypatch.setattr(stage_report, "PAGE", page)
+    text = stage_report.main([*saved_model, "--document"])
+    assert text.count("| model |") == 8  # three stages twice, two ways to judge what changed
+    assert text in page.read_text()
+    assert "old" not in page.read_text()

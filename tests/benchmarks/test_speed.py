@@ -153,6 +153,16 @@ def test_wrong_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "DTYPE:ATTENTION:COMPILE" in capsys.readouterr().err
 
 
+def test_presets_compile_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = speed.parse_arguments(["--preset", "full", "--device", "cpu"]).variants
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_cuda = speed.parse_arguments(["--preset", "full", "--device", "cuda"]).variants
+    assert on_cpu == [variant for variant in on_cuda if variant.endswith(":none")]
+    assert len(on_cpu) < len(on_cuda)
+    asked = ["float32:sdpa:default"]
+    assert speed.parse_arguments(["--device", "cpu", "--variants", *asked]).variants == asked
+
+
 @pytest.mark.slow
 def test_importing_the_packages_brings_nothing_but_what_they_name() -> None:
     modules = modules_after(IMPORT_PACKAGES)

@@ -1,0 +1,93 @@
+"""What each stage of a trained model does on the synthetic benchmark, and which conditions it has not learned.
+
+    python benchmarks/stage_report.py --model runs/shapes
+    python benchmarks/stage_report.py --model checkpoints/jmceln-shapes --document    # into docs/results.md
+
+Tables of one model, as those of the ablation are of many: stage by stage, from the first stage to the last, where the
+context tokens look; then, of expressions with a single condition, how often the model means the right object.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+
+from tqdm.auto import tqdm
+
+from benchmarks.ablation_report import attention_table, stages_table, transitions_table
+from benchmarks.stage_analysis import ExpressionRecord, analyse, summarize
+from modeling_jmceln import JMCELNModel
+from processing import JMCELNProcessor
+from processing.evaluation_report import fill_between, markdown_table
+from processing.shapes_expressions import Expression
+from processing.shapes_oracles import labelled_scene
+from processing.shapes_queries import Query, Relation, SameAs, SizeThan
+
+
+MARKERS = ("<!-- stages: begin -->", "<!-- stages: end -->")
+PAGE = Path("docs/results.md")
+
+
+def condition_of(query: Query) -> str | None:
+    """What decides an expression of one condition, in words; `None` where there are more, or none."""
+    conditions = [*query.conditions, *([query.pick] if query.pick else [])]
+    if len(conditions) != 1 or query.also:
+        return None
+    condition = conditions[0]
+    if isinstance(condition, Relation):
+        return condition.direction
+    if isinstance(condition, SameAs):
+        return f"same {condition.attribute} as"
+    if isinstance(condition, SizeThan):
+        return "bigger or smaller than"
+    return query.pick.order if query.pick else None
+
+
+def conditions_table(expressions: Sequence[Expression], records: Sequence[ExpressionRecord]) -> str:
+    """Of single targets, by the condition that decides: how many, and how many are meant right by the last stage."""
+    chosen: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for expression, record in zip(expressions, records, strict=True):
+        condition = condition_of(expression.query)
+        if condition is not None and "chosen" in record:
+            chosen[expression.level, condition].append(record["chosen"][-1])
+    rows = [["level", "condition", "expressions", "means the right object"]]
+    for (level, condition), right in sorted(chosen.items()):
+        rows.append([level, condition, str(len(right)), f"{100 * sum(right) / len(right):.1f}"])
+    return markdown_table(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a trained model")
+    parser.add_argument("--scenes", type=int, default=300, help="scenes of the split test (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, default=96, help="default: %(default)s")
+    parser.add_argument("--document", action="store_true", help="also write the tables into docs/results.md")
+    settings = parser.parse_args(arguments)
+    model = JMCELNModel.from_pretrained(settings.model).eval()
+    processor = JMCELNProcessor.from_pretrained(settings.model)
+    scenes = [
+        labelled_scene("test", index, image_size=settings.image_size)
+        for index in tqdm(range(settings.scenes), desc="test scenes", unit="scene", leave=False)
+    ]
+    records = analyse(model, processor, scenes)
+    report = {"variants": ["model"], "runs": [{"variant": "model", "seed": 0, "summary": summarize(records)}]}
+    expressions = [expression for scene in scenes for expression in scene.expressions]
+    introduction = (
+        f"{settings.scenes} scenes of the split `test` at {settings.image_size}², {len(expressions)} expressions;"
+        " figures are points of a hundred, attention is a density (1 is an even look)."
+    )
+    tables = [stages_table(report), transitions_table(report), attention_table(report)]
+    text = "\n\n".join([introduction, *tables, conditions_table(expressions, records)])
+    print(text)
+    if settings.document:
+        filled = fill_between(PAGE.read_text(encoding="utf-8"), *MARKERS, f"\n\n{text}\n\n")
+        PAGE.write_text(filled, encoding="utf-8")
+    return text
+
+
+if __name__ == "__main__":
+    main()
