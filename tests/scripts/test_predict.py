@@ -44,9 +44,9 @@ def test_writes_overlay_masks_and_table(
     arguments += ["--text", "the red star", "--text", "a/b", "--threshold", "0", "--presence-threshold", "0"]
     assert predict.main([*arguments, "--device", "cpu"]) == 0
     with Image.open(output) as overlay:
-        assert overlay.width == 120
+        assert overlay.width >= 120  # a legend that is wider than the picture is drawn whole
         assert overlay.height > 90  # the legend
-        assert not np.array_equal(np.asarray(overlay)[:90], np.asarray(Image.open(image)))
+        assert not np.array_equal(np.asarray(overlay)[:90, :120], np.asarray(Image.open(image)))
     assert [path.name for path in sorted(masks.iterdir())] == ["01-the-red-star.png", "02-a-b.png"]
     with Image.open(masks / "01-the-red-star.png") as mask:
         assert mask.size == (120, 90)
@@ -72,7 +72,7 @@ def test_sixteen_bit_picture_is_drawn_as_it_looks(checkpoint: Path, tmp_path: Pa
     arguments = ["--model", str(checkpoint), "--image", str(tmp_path / "deep.png"), "--output", str(output)]
     assert predict.main([*arguments, "--text", "star", "--threshold", "1", "--device", "cpu"]) == 0
     with Image.open(output) as overlay:
-        assert np.array_equal(np.asarray(overlay)[:40], np.repeat(grey[..., None], 3, axis=2))
+        assert np.array_equal(np.asarray(overlay)[:40, :60], np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_default_model_finds_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

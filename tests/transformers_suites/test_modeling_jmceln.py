@@ -7,6 +7,7 @@ import unittest
 from typing import Any
 
 import torch
+from parameterized import parameterized
 
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 from tests.compat import import_suite
@@ -94,6 +95,31 @@ class JMCELNModelTest(suite.ModelTesterMixin, unittest.TestCase):
                 loaded = JMCELNModel.from_pretrained(folder, **requested)
                 for part in (loaded, loaded.backbone, loaded.text_model):
                     assert part.config._attn_implementation == implementation
+
+    @parameterized.expand(suite.TEST_EAGER_MATCHES_SDPA_INFERENCE_PARAMETERIZATION)
+    def test_eager_matches_sdpa_inference(
+        self,
+        name: str,
+        dtype: str,
+        padding_side: str,
+        use_attention_mask: bool,
+        output_attentions: bool,
+        enable_kernels: bool,
+    ) -> None:
+        # Rounding grows with what is rounded: our hidden states reach 12, where a step of float16 is 0.008 and one of
+        # float32 1e-6. The suite makes this allowance for bfloat16 alone.
+        atols = {torch.float32: 1e-5, torch.float16: 3e-2, torch.bfloat16: 1e-2}
+        devices = [(device, kernels) for device in ("cpu", "cuda") for kernels in (False, True)]
+        suite._test_eager_matches_sdpa_inference(
+            self,
+            name,
+            dtype,
+            padding_side,
+            use_attention_mask,
+            output_attentions,
+            enable_kernels,
+            atols={(*device, dtype): atol for device in devices for dtype, atol in atols.items()},
+        )
 
 
 leave_out("ModelTesterMixin", JMCELNModelTest)
