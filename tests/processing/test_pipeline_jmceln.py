@@ -137,6 +137,14 @@ class TestInputs:
             for actual, wanted in zip(pipe(source, "star", batch_size=batch_size), shared, strict=True):
                 assert_same(actual, wanted)
 
+    def test_empty_text_of_a_row_gives_way(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image]
+    ) -> None:
+        # A column that some rows leave empty is `None` in a row of `datasets`.
+        expected = pipe(images[0], "star")
+        assert_same(pipe({"image": images[0], "text": None}, "star"), expected)
+        assert_same(pipe({"image": images[0], "text": None, "expressions": ["star"]}), expected)
+
     def test_exif_orientation(
         self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], tmp_path: Path
     ) -> None:
@@ -166,9 +174,9 @@ class TestManyExpressions:
 
         monkeypatch.setattr(pipe.model, "get_image_features", count_images)
         monkeypatch.setattr(pipe.model, "forward", count_expressions)
-        pipe(images[0], ["star"] * 70)
+        pipe(images[0], ["star"] * 19)
         assert encoded == [1]
-        assert asked == [(1, 32), (1, 32), (1, 6)]
+        assert asked == [(1, 8), (1, 8), (1, 3)]
         encoded.clear(), asked.clear()
         pipe(images[:2], [["star"] * 9, ["red"]], batch_size=2, expressions_per_call=8)
         assert encoded == [2]
