@@ -1,13 +1,14 @@
 """What LCE and PAN are worth: trains and measures variants of equal size on the synthetic benchmark.
 
     python benchmarks/ablation.py                                # all of benchmarks/ablation.yaml, then the report
-    python benchmarks/ablation.py --seeds 0 --max_steps 2000     # a shorter look
+    python benchmarks/ablation.py --seeds 0 --max_steps 200 --output-dir runs/ablation_look    # a short look
     python benchmarks/ablation.py --report-only --document       # tables, plot and docs/results.md from what there is
 
 Every variant is trained by scripts/train.py on the same data in the same order, once a seed. A finished run is kept
 as JSON and not repeated; a run that was killed goes on from its newest checkpoint. All variants run with the first
-seed, then with the second, so that there is something to compare early. With `--document`, finished runs are kept in
-docs/ablation.json too, and taken from there on another machine, as long as settings and model code are the same.
+seed, then with the second, so that there is something to compare early, and each run writes the report anew. With
+`--document`, finished runs are kept in docs/ablation.json too, and taken from there on another machine, as long as
+settings, code of model and scenes, and the backbone's weights are the same.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from benchmarks.ablation_report import as_markdown, document, draw
 from benchmarks.stage_analysis import analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
+from processing.shapes import source_digest
 from processing.shapes_oracles import LabelledScene, labelled_scene, oracle_scores
 from processing.training.arguments import load_settings
 from scripts import train
@@ -70,28 +72,10 @@ def run_name(variant: str, seed: int) -> str:
     return f"{variant.replace(' + ', '_').replace(' = ', '_').replace(' ', '_')}-{seed}"
 
 
-def model_code() -> bytes:
-    """What the figures of a run depend on beside its settings."""
-    return b"".join(path.read_bytes() for path in sorted(Path(modeling_jmceln.__file__).parent.glob("*.py")))
-
-
-def run_variant(
-    variant: str,
-    seed: int,
-    plan: Mapping[str, Any],
-    scenes: Sequence[LabelledScene],
-    output_dir: Path,
-    training_arguments: Sequence[str],
-    documented: Sequence[Mapping[str, Any]] = (),
+def describe_run(
+    variant: str, seed: int, plan: Mapping[str, Any], training_arguments: Sequence[str]
 ) -> dict[str, Any]:
-    """
-    Train and measure one variant with one seed; a run that is finished, here or among those `documented`, is read and
-    not repeated.
-
-    Raises:
-        ValueError: if a finished run of this name had other settings or other model code.
-    """
-    path = output_dir / f"{run_name(variant, seed)}.json"
+    """The settings of a run, and a digest of all that its figures depend on."""
     settings = {
         "variant": variant,
         "seed": seed,
@@ -100,42 +84,63 @@ def run_variant(
         "arguments": list(training_arguments),
         "test": plan["test"],
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + model_code()).hexdigest()
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path in sorted(Path(modeling_jmceln.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    digest.update(source_digest().encode())
+    backbone = Path(settings["run"].get("vision_model", "")) / "model.safetensors"
+    if backbone.is_file():
+        digest.update(backbone.read_bytes())
+    return {**settings, "digest": digest.hexdigest()}
+
+
+def read_finished(
+    run: Mapping[str, Any], output_dir: Path, documented: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """
+    The result of a run that is finished, here or among those `documented`; `None` where it is not.
+
+    Raises:
+        ValueError: if a finished run of this name is not the one described.
+    """
+    path = output_dir / f"{run_name(run['variant'], run['seed'])}.json"
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result["digest"] != digest:
+        if result["digest"] != run["digest"]:
             raise ValueError(
-                f"{path} was made with other settings or other model code: remove it, or choose another --output-dir."
+                f"{path} was made with other settings, other code or another backbone: give the same arguments again,"
+                " remove it, or choose another --output-dir."
             )
         return result
-    for result in documented:
-        if result["digest"] == digest:
-            path.write_text(json.dumps(result, indent=1), encoding="utf-8")
-            return dict(result)
+    return next((dict(result) for result in documented if result["digest"] == run["digest"]), None)
 
-    folder = output_dir / f"{run_name(variant, seed)}-{digest[:8]}"
+
+def train_and_measure(
+    run: Mapping[str, Any], run_file: str, scenes: Sequence[LabelledScene], output_dir: Path
+) -> None:
+    """Leaves the result of a run as JSON in `output_dir`; one that was killed goes on."""
+    name = run_name(run["variant"], run["seed"])
+    folder = output_dir / f"{name}-{run['digest'][:8]}"
     fields = [
-        part for name, value in settings["fields"].items() for part in (f"--model_config.{name}", json.dumps(value))
+        part for field, value in run["fields"].items() for part in (f"--model_config.{field}", json.dumps(value))
     ]
     start = time.perf_counter()
-    train.main([plan["run"], *fields, "--output_dir", str(folder), "--seed", str(seed), *training_arguments])
+    train.main([run_file, *fields, "--output_dir", str(folder), "--seed", str(run["seed"]), *run["arguments"]])
     seconds = time.perf_counter() - start
     model = JMCELNModel.from_pretrained(folder)
     processor = JMCELNProcessor.from_pretrained(folder)
     result = {
-        **settings,
-        "digest": digest,
+        **run,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": seconds,
         "summary": summarize(analyse(model, processor, scenes)),
     }
-    temporary = path.with_suffix(".part")
+    temporary = output_dir / f"{name}.part"
     temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    temporary.replace(output_dir / f"{name}.json")
     # What is needed of the folder is the model: its checkpoints are three times as large.
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -153,32 +158,39 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         labelled_scene(test["split"], index, image_size=test["image_size"])
         for index in tqdm(range(test["size"]), desc="test scenes", unit="scene", leave=False)
     ]
-    if not settings.report_only:
-        todo = [
-            (variant, seed)
-            for seed in settings.seeds or plan["seeds"]
-            for variant in settings.only or plan["variants"]
-        ]
-        documented = json.loads(DOCUMENTED.read_text(encoding="utf-8")) if DOCUMENTED.is_file() else []
-        for variant, seed in tqdm(todo, desc="ablation", unit="run"):
-            run_variant(variant, seed, plan, scenes, output_dir, training_arguments, documented)
-
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output_dir.glob("*.json"))]
-    if not runs:
-        raise ValueError(f"No run is finished in {output_dir}.")
+    documented = json.loads(DOCUMENTED.read_text(encoding="utf-8")) if DOCUMENTED.is_file() else []
+    wanted = settings.seeds or plan["seeds"]
+    runs = {
+        (variant, seed): describe_run(variant, seed, plan, training_arguments)
+        for seed in sorted({*wanted, *plan["seeds"]})
+        for variant in plan["variants"]
+    }
     report = {
         "baseline": plan["baseline"],
         "full_model": FULL_MODEL,
         "variants": list(plan["variants"]),
-        "runs": runs,
         "oracles": oracle_scores(scenes),
     }
-    text = as_markdown(report)
-    (output_dir / "report.md").write_text(text, encoding="utf-8")
-    draw(report, output_dir / "report.png")
-    print(text)
-    if settings.document:
-        document(report, Path("docs"))
+
+    def write_report() -> str:
+        finished = [read_finished(run, output_dir, documented) for run in runs.values()]
+        report["runs"] = [run for run in finished if run is not None]
+        if not report["runs"]:
+            raise ValueError(f"No run with these settings is finished in {output_dir}.")
+        text = as_markdown(report)
+        (output_dir / "report.md").write_text(text, encoding="utf-8")
+        draw(report, output_dir / "report.png")
+        if settings.document:
+            document(report, DOCUMENTED)
+        return text
+
+    if not settings.report_only:
+        todo = [(variant, seed) for seed in wanted for variant in settings.only or plan["variants"]]
+        for key in tqdm(todo, desc="ablation", unit="run"):
+            if read_finished(runs[key], output_dir, documented) is None:
+                train_and_measure(runs[key], plan["run"], scenes, output_dir)
+                write_report()
+    print(write_report())
     return report
 
 

@@ -49,6 +49,16 @@ def levels_table(report: Report, score: str) -> str:
     return markdown_table(rows)
 
 
+def objects_table(report: Report) -> str:
+    levels = [level for level in LEVELS if level != "multiple"]
+    rows = [["variant", *levels, "N-acc", "T-acc"]]
+    for variant in measured(report):
+        summary = merged([run["summary"] for run in runs_of(report, variant)])
+        chosen = [show(summary["levels"][level]["chosen"]) for level in levels]
+        rows.append([variant, *chosen, show(summary["N-acc"]), show(summary["T-acc"])])
+    return markdown_table(rows)
+
+
 def gains_table(report: Report, score: str) -> str:
     """Differences from the baseline, seed by seed, so that what a seed brings cancels out."""
     baseline = {run["seed"]: run["summary"]["levels"] for run in runs_of(report, report["baseline"])}
@@ -83,7 +93,7 @@ def transitions_table(report: Report) -> str:
         summary = merged([run["summary"] for run in runs_of(report, variant)])
         if len(summary["stages"]) < 2:
             continue
-        for judged, name in (("P@0.5", "IoU above 0.5"), ("chosen", "the object meant")):
+        for judged, name in (("P@0.5", "IoU of 0.5"), ("chosen", "the object meant")):
             shares = summary["transitions"][judged]
             better, worse = shares["wrong_to_right"], shares["right_to_wrong"]
             ratio = f"{better['mean'] / worse['mean']:.1f}" if worse["mean"] else "-"
@@ -128,7 +138,8 @@ def as_markdown(report: Report) -> str:
     minutes = sum(run["seconds"] for run in report["runs"]) / 60
     introduction = (
         f"{len(report['runs'])} runs{arguments}, {steps} steps in their configuration, seeds {seeds}, {minutes:.0f}"
-        f" minutes of training in all; {test['size']} scenes of the split `{test['split']}` at {test['image_size']}²."
+        f" minutes of training (of what was stopped, since it was last started); {test['size']} scenes of the split"
+        f" `{test['split']}` at {test['image_size']}²."
         " Figures are points of a hundred, means over seeds ± standard error of the mean (nothing where there is one"
         " seed)."
     )
@@ -136,6 +147,8 @@ def as_markdown(report: Report) -> str:
         introduction,
         "### mIoU by level\n\n" + levels_table(report, "mIoU"),
         "### P@0.5 by level\n\n" + levels_table(report, "P@0.5"),
+        "### Means the right object, by level, and tells absent from present\n\nShares of the single targets on whose"
+        " object the last mask is densest.\n\n" + objects_table(report),
     ]
     parts += [
         f"### Gain in {score} over the {report['baseline']}, paired by seed\n\n{gains}"
@@ -176,11 +189,12 @@ def draw(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def document(report: Report, docs: Path) -> None:
-    """Write the report between the markers of `results.md`, with its plot beside it, and its numbers as JSON."""
-    page = docs / "results.md"
-    text = f"\n\n{as_markdown(report)}\n"
+def document(report: Report, numbers: Path) -> None:
+    """Write the report between the markers of `results.md` beside `numbers`, with its plot; and `numbers`, as JSON."""
+    page, picture = numbers.with_name("results.md"), numbers.with_suffix(".png")
+    draw(report, picture)
+    numbers.write_text(json.dumps(report["runs"]), encoding="utf-8")
+    links = f"![mIoU by level]({picture.name})\n\nAll figures are kept in [{numbers.name}]({numbers.name})."
+    text = f"\n\n{as_markdown(report)}\n{links}\n\n"
     filled = fill_between(page.read_text(encoding="utf-8"), *MARKERS, text)
     page.write_text(filled, encoding="utf-8")
-    draw(report, docs / "ablation.png")
-    (docs / "ablation.json").write_text(json.dumps(report["runs"]), encoding="utf-8")

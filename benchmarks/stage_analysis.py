@@ -41,7 +41,8 @@ def analyse(
 
     Returns:
         `list[dict]`: One an expression, in order. `level`; `presence`: whether the model says that the referent is
-        there; for expressions with a target `ious`: IoU of every stage's mask, the last at full resolution, and
+        there; for expressions with a target `ious`: IoU of every stage's mask, the last at full resolution and not
+        emptied where the model says that nothing is there, and
         `agreements`: IoU of each stage's mask with the one after it; for a single target also `chosen`: whether each
         stage means the right object, and `attention`: by stage, what share of the context tokens' look at the pixels
         goes to each of `PLACES`, per pixel and relative to an even look (1 is chance, `None` where there is no such
@@ -59,10 +60,11 @@ def analyse(
             [_record(scene, row, position, output, probabilities) for position in range(len(scene.expressions))]
             for row, scene in enumerate(batch)
         ]
+        others = [scenes[(start + row + 1) % len(scenes)].expressions for row in range(len(batch))]
         for control in CONTROLS:
             replaced = [
-                control_expressions(control, own, texts[(row + 1) % len(texts)], f"{start + row}")
-                for row, own in enumerate(texts)
+                control_expressions(control, own, [expression.text for expression in other], f"{start + row}")
+                for row, (own, other) in enumerate(zip(texts, others, strict=True))
             ]
             answers = _ask(model, processor, images, replaced).logits > 0
             for row, scene in enumerate(batch):
@@ -189,7 +191,7 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
         scores: dict[str, Any] = {"expressions": sum(record["level"] == level for record in records)}
         if found:
             scores["mIoU"] = _mean(record["ious"][-1] for record in found)
-            scores["P@0.5"] = _mean(record["ious"][-1] > 0.5 for record in found)
+            scores["P@0.5"] = _mean(record["ious"][-1] >= 0.5 for record in found)
             scores["chosen"] = _mean(record["chosen"][-1] for record in found if "chosen" in record)
             scores["controls"] = {name: _mean(record["controls"][name] for record in found) for name in CONTROLS}
         summary["levels"][level] = scores
@@ -197,13 +199,13 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
     summary["stages"] = [
         {
             "mIoU": _mean(record["ious"][stage] for record in with_target),
-            "P@0.5": _mean(record["ious"][stage] > 0.5 for record in with_target),
+            "P@0.5": _mean(record["ious"][stage] >= 0.5 for record in with_target),
             "chosen": _mean(record["chosen"][stage] for record in single),
             "attention": _attention(single, stage),
         }
         for stage in stages
     ]
-    right_by_iou = [[iou > 0.5 for iou in record["ious"]] for record in with_target]
+    right_by_iou = [[iou >= 0.5 for iou in record["ious"]] for record in with_target]
     summary["transitions"] = {
         "P@0.5": _transitions(right_by_iou),
         "chosen": _transitions([record["chosen"] for record in single]),

@@ -64,20 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--scenes", type=int, default=300, help="scenes of the split test (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=96, help="default: %(default)s")
     parser.add_argument("--document", action="store_true", help="also write the tables into docs/results.md")
     settings = parser.parse_args(arguments)
     model = JMCELNModel.from_pretrained(settings.model).eval()
     processor = JMCELNProcessor.from_pretrained(settings.model)
+    image_size = processor.image_processor.size["height"]
     scenes = [
-        labelled_scene("test", index, image_size=settings.image_size)
+        labelled_scene("test", index, image_size=image_size)
         for index in tqdm(range(settings.scenes), desc="test scenes", unit="scene", leave=False)
     ]
     records = analyse(model, processor, scenes)
     report = {"variants": ["model"], "runs": [{"variant": "model", "seed": 0, "summary": summarize(records)}]}
     expressions = [expression for scene in scenes for expression in scene.expressions]
     introduction = (
-        f"{settings.scenes} scenes of the split `test` at {settings.image_size}², {len(expressions)} expressions;"
+        f"{settings.scenes} scenes of the split `test` at {image_size}², {len(expressions)} expressions;"
         " figures are points of a hundred, attention is a density (1 is an even look)."
     )
     tables = [stages_table(report), transitions_table(report), attention_table(report)]

@@ -168,7 +168,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any], expressions_per_call: int | None = None) -> dict[str, Any]:
         if expressions_per_call is None:
-            # On a CPU more at a time are slower: buffers beyond 32 MiB are asked anew of the system at every operation.
+            # On a CPU more at a time are slower: the system zeroes buffers beyond 32 MiB anew at every operation.
             expressions_per_call = 8 if self.device.type == "cpu" else 32
         requests = model_inputs["request"]
         requests = [requests] if isinstance(requests, Mapping) else requests

@@ -171,7 +171,7 @@ def _stream_rows(
 
 
 @cache
-def _source_digest() -> str:
+def source_digest() -> str:
     """Digest of the files that make the data, so that a cached dataset never outlives the code that made it."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("shapes*.py")):
@@ -203,7 +203,7 @@ def shapes_dataset(
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     options = _options(seed, image_size, levels, expressions_per_image)
-    arguments = {"split": split, "size": size, "seed": seed, "options": options, "source": _source_digest()}
+    arguments = {"split": split, "size": size, "seed": seed, "options": options, "source": source_digest()}
     return datasets.Dataset.from_generator(
         _dataset_rows, features=canonical_features(with_levels=True), gen_kwargs=arguments
     )

@@ -152,7 +152,7 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     swept = ablation.main([*arguments, "--seeds", "0"])
     assert len(swept["runs"]) == 5
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
-    with pytest.raises(ValueError, match="other settings or other model code"):
+    with pytest.raises(ValueError, match="other settings, other code or another backbone"):
         ablation.main([*arguments, "--learning_rate", "1e-4"])
     with pytest.raises(ValueError, match="no variants"):
         ablation.main([*arguments, "--only", "nothing"])
@@ -161,7 +161,7 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     docs.mkdir()
     page = docs / "results.md"
     page.write_text("before\n<!-- ablation: begin -->\nold\n<!-- ablation: end -->\nafter\n")
-    document(report, docs)
+    document(report, docs / "ablation.json")
     written = page.read_text()
     assert written.startswith("before\n")
     assert written.endswith("after\n")
@@ -174,6 +174,17 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     elsewhere = [*arguments, "--output-dir", str(tmp_path / "elsewhere")]
     again = ablation.main([*elsewhere, "--only", "plain cascade", ablation.FULL_MODEL])
     assert again["runs"] == report["runs"]
+    assert ablation.main([*elsewhere, "--report-only"])["runs"] == report["runs"]
+
+
+def test_a_run_on_another_backbone_is_another_run(plan, tmp_path):
+    content = ablation.load_plan(plan)
+    content["run"] = str(write_settings(tmp_path, vision_model=str(tmp_path)))
+    digests = set()
+    for weights in (b"some", b"others"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        digests.add(ablation.describe_run("plain cascade", 0, content, [])["digest"])
+    assert len(digests) == 2
 
 
 @pytest.fixture
@@ -183,7 +194,7 @@ def saved_model(tmp_path):
     config.text_config.vocab_size = len(processor.tokenizer)
     JMCELNModel(config).save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    return ["--model", str(tmp_path / "model"), "--scenes", "4", "--image-size", str(SIZE)]
+    return ["--model", str(tmp_path / "model"), "--scenes", "4"]
 
 
 def test_pictures_of_the_stages(saved_model, tmp_path):
