@@ -376,7 +376,7 @@ def per_second(timing: Timing, images: int, expressions: int) -> dict[str, float
 
 
 def predict_in_chunks(model: JMCELNModel, inputs: dict[str, Any], chunk: int) -> torch.Tensor:
-    """As the pipeline: mask logits of any number of expressions, `chunk` at a time, on an image encoded once."""
+    """Mask logits of any number of expressions, `chunk` at a time, on an image encoded once."""
     image_features = model.get_image_features(inputs["pixel_values"])
     logits = [
         model(image_features=image_features, input_ids=input_ids, attention_mask=attention_mask).logits

@@ -148,6 +148,7 @@ def package_versions() -> dict[str, str | None]:
 
 def describe_data(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ["dataset", "split", "dataset_name", "dataset_revision", "partition", "split_by", "sentence_field"]
+    names += ["adapter", "columns", "on_bad_row"]
     if arguments.dataset == "shapes":
         names = ["dataset", "split", "shapes_images", "shapes_image_size", "shapes_seed", "shapes_levels"]
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}

@@ -1,6 +1,6 @@
 """Write referring expressions from COCO instance annotations, as a folder that `load_referring_dataset` reads.
 
-    python scripts/make_coco_refer.py annotations/instances_train2017.json train2017 data/coco-refer \
+    python scripts/make_coco_refer.py annotations/instances_train2014.json train2014 data/coco_refer \
         --hold-out data/refcoco --hold-out data/refcocog
 """
 

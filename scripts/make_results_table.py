@@ -1,7 +1,7 @@
 """Write the results of a model card between its two markers, from the JSON files of scripts/evaluate.py.
 
-    python scripts/make_results_table.py model_card.md docs/results/*.json
-    python scripts/make_results_table.py --check model_card.md docs/results/*.json    # for CI: fails if out of date
+    python scripts/make_results_table.py model_card.md outputs/evaluation/MODEL/*/results.json
+    python scripts/make_results_table.py --check model_card.md    # fails if out of date; here without results
 
 No number in the card is typed. Tests that were not run say so, with the command that would run them, beside what other
 papers report (docs/published_results.json, with the source of each number).

@@ -79,10 +79,12 @@ on these masks; the model's learned upsampling is not bound by it.
 {command}
 ```
 
+(The folder of the run holds the weights that lie here.)
+
 ## Limits
 
 English of the benchmark's grammar alone: {words} words, others are unknown to it. Plain shapes on plain or noisy
-backgrounds, {size} x {size}. Below the scores above lie the levels that want reasoning over several objects.
+backgrounds, {size} x {size}. Levels that need reasoning over several objects score lowest.
 """
 
 
@@ -145,11 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = json.loads((paths.run / "all_results.json").read_text(encoding="utf-8"))
     model = JMCELNModel.from_pretrained(paths.run)
     processor = JMCELNProcessor.from_pretrained(paths.run)
+    text = card(paths.output.as_posix(), settings, training, results, processor, model.config.feature_strides[0])
     if paths.output.exists():
         shutil.rmtree(paths.output)
     model.save_pretrained(paths.output)
     processor.save_pretrained(paths.output)
-    text = card(paths.output.as_posix(), settings, training, results, processor, model.config.feature_strides[0])
     (paths.output / "README.md").write_text(text, encoding="utf-8")
     (paths.output / "test_results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in paths.output.iterdir())

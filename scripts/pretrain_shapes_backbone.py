@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:
     images = training.max_steps * training.train_batch_size * training.world_size
     scenes = AttributeScenes("train", images, training.seed, backbone.image_size)
     trainer = Trainer(model=model, args=training, train_dataset=scenes)
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(training.output_dir))
+    trainer.train(
+        resume_from_checkpoint=training.resume_from_checkpoint or last_complete_checkpoint(training.output_dir)
+    )
 
     validation = AttributeScenes("validation", backbone.num_validation_images, image_size=backbone.image_size)
     scores = attribute_accuracy(model, validation)

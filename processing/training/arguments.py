@@ -260,11 +260,11 @@ def parse_arguments(
     settings: dict[str, Any] = {}
     for file in files:
         settings = merge_settings(settings, load_settings(file))
-    options = _take_dotted_options(names, settings)
-    if any(option.partition("=")[0] == "--model_name_or_path" for option in options):
+    if any(name.partition("=")[0] == "--model_name_or_path" for name in names):
         # A whole model named on the command line takes the place of the one that the files describe in parts.
         for part in ("vision_model", "text_model", "model_config", "tokenizer"):
             settings.pop(part, None)
+    options = _take_dotted_options(names, settings)
     parser = HfArgumentParser(
         argument_classes, usage="%(prog)s [FILE.yaml ...] [--field value ...]", description=description
     )

@@ -17,7 +17,8 @@ class WeightAverage:
     Keeps an exponential moving average of a model's trainable parameters (Polyak and Juditsky 1992).
 
     The first steps are averaged faster, with `min(decay, (1 + steps) / (10 + steps))`, so that the average does not
-    hold on to the initial weights.
+    hold on to the initial weights. Buffers, such as the statistics of batch normalisation, are not averaged: the
+    average goes with those of the newest weights.
 
     Args:
         model (`nn.Module`):

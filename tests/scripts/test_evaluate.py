@@ -92,8 +92,9 @@ def test_the_same_command_goes_on_and_another_is_refused(arguments, tmp_path):
     second = evaluate.main(arguments(tmp_path, "--sheet-cases", "0"))
     assert second["run"]["expressions_scored_by_main_process"] == 0
     assert without_the_run(first) == without_the_run(second)
-    with pytest.raises(ValueError, match="journal of another evaluation"):
-        evaluate.main(arguments(tmp_path, "--sheet-cases", "0", "--threshold", "0.6"))
+    for option in (("--threshold", "0.6"), ("--on-bad-row", "skip")):
+        with pytest.raises(ValueError, match="journal of another evaluation"):
+            evaluate.main(arguments(tmp_path, "--sheet-cases", "0", *option))
     third = evaluate.main(arguments(tmp_path, "--sheet-cases", "0", "--threshold", "0.6", "--overwrite"))
     assert third["scores"] != first["scores"]
 

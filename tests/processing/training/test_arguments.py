@@ -81,10 +81,9 @@ def test_a_model_on_the_command_line_takes_the_place_of_the_files(write):
             None,
             {},
         )
-    with pytest.raises(ValueError, match="have no place"):
-        parse_arguments(
-            [path, "--report_to", "none", "--model_name_or_path", "m", "--model_config", "{num_stages: 4}"]
-        )
+    for option in (["--model_config", "{num_stages: 4}"], ["--model_config.num_stages", "4"]):
+        with pytest.raises(ValueError, match="have no place"):
+            parse_arguments([path, "--report_to", "none", "--model_name_or_path", "m", *option])
 
 
 @pytest.mark.parametrize(
