@@ -150,10 +150,13 @@ def write_coco_refer_folder(
             `"link"` or `"copy"` the photos into `images/`.
 
     Returns:
-        `dict[str, int]`: how many images, references, sentences, sentences of each level and skipped annotations.
+        `dict[str, int]`: how many images, references, sentences and sentences of each level; and how many images were
+        skipped, since some of their annotations cannot be read: what is not known of a photo could make any
+        expression wrong ("the dog", of two).
 
     Raises:
-        ValueError: if an argument makes no sense, the output holds references already, or no image is left.
+        ValueError: if an argument makes no sense, the output holds references already, a photo is named by a path
+            that leads out of its folder, or no image is left.
     """
     if images not in ("link", "copy"):
         raise ValueError(f"`images` must be 'link' or 'copy', got {images!r}")
@@ -171,17 +174,32 @@ def write_coco_refer_folder(
     for annotation in instances["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     (output / "images").mkdir(parents=True, exist_ok=True)
-    kept = [image for image in photos if _bring_image(image, Path(image_folder), output / "images", images)]
-    if not kept:
-        raise ValueError(f"no image of {instances_file} is left: none was found in {image_folder} or all are excluded")
     names = {category["id"]: category["name"] for category in instances["categories"]}
+    counts: Counter[str] = Counter(images=0, references=0, sentences=0, skipped_images=0)
+    scenes: dict[int, Scene] = {}
+    kept = []
+    for image in photos:
+        scene, problems = build_scene(image, annotations[image["id"]], names)
+        if problems:
+            logger.warning("Image %s left out: %s", image["id"], "; ".join(problems))
+            counts["skipped_images"] += 1
+        elif _bring_image(image, Path(image_folder), output / "images", images):
+            scenes[image["id"]] = scene
+            kept.append(image)
+    if not kept:
+        raise ValueError(
+            f"no image of {instances_file} is left: none was found in {image_folder}, all are excluded, or none has"
+            " annotations that can be read"
+        )
     splits = {image["id"]: split_of_image(image["id"], validation_share, seed) for image in kept}
     if pasted_images:
         generator = random.Random(f"{seed}:paste")
-        made = paste_objects(kept, annotations, splits, names, output / "images", pasted_images, generator)
+        first_id = max(image["id"] for image in instances["images"]) + 1
+        made = paste_objects(kept, annotations, splits, names, output / "images", pasted_images, first_id, generator)
         for image, parts, split in made:
             kept.append(image)
             annotations[image["id"]] = parts
+            scenes[image["id"]] = build_scene(image, parts, names)[0]
             splits[image["id"]] = split
 
     options = {} if levels is None else {"levels": tuple(levels)}
@@ -193,13 +211,8 @@ def write_coco_refer_folder(
         **options,
     )
     references: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter(images=0, references=0, sentences=0, skipped_annotations=0)
     for image in kept:
-        scene, problems = build_scene(image, annotations[image["id"]], names)
-        for problem in problems:
-            logger.warning("Image %s, %s", image["id"], problem)
-        counts["skipped_annotations"] += len(problems)
-        expressions = writer.write(scene)
+        expressions = writer.write(scenes[image["id"]])
         category_of_annotation = {
             annotation["id"]: annotation["category_id"] for annotation in annotations[image["id"]]
         }
@@ -226,6 +239,9 @@ def write_coco_refer_folder(
 
 
 def _bring_image(image: Mapping[str, Any], source: Path, target: Path, how: str) -> bool:
+    name = Path(image["file_name"])
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"image {image['id']} is named {image['file_name']!r}, which leads out of its folder")
     try:
         path = find_image(source, image["file_name"], str(image["id"])).resolve()
     except ValueError as error:
@@ -233,7 +249,11 @@ def _bring_image(image: Mapping[str, Any], source: Path, target: Path, how: str)
         return False
     destination = target / image["file_name"]
     destination.parent.mkdir(parents=True, exist_ok=True)
-    if destination.is_symlink() or destination.exists():
+    if destination.is_symlink():
+        destination.unlink()
+    elif destination.exists():
+        if destination.samefile(path):
+            return True  # the photos lie in the folder that is written
         destination.unlink()
     if how == "copy":
         shutil.copyfile(path, destination)

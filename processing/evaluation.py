@@ -33,6 +33,7 @@ PROTOCOLS = {
     "lavt": "image and ground truth stretched to 480x480 (ground truth by nearest neighbour), compared there",
 }
 LAVT_SIZE = (480, 480)
+_ANNOTATIONS = ("image_id", "expressions", "masks", "mask_index", "ref_ids", "levels")
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,11 @@ def evaluate_model(
         `int`: how many expressions this call has scored.
 
     Raises:
-        ValueError: If a row does not fit itself (an image and a mask of different sizes).
+        ValueError: If a row does not fit itself (an image and a mask of different sizes), or the journal holds rows
+            of other data.
     """
     journal.drop_incomplete_line()
+    _refuse_other_data(journal, dataset, settings)
     finished = {row["row"] for row in journal.rows()}
     metric = settings.new_metric()
 
@@ -167,7 +170,7 @@ def evaluate_model(
         is_own = batch[0] // settings.batch_size % num_processes == process_index
         return is_own and not finished.issuperset(batch)
 
-    total = _number_of_rows(dataset, settings.limit)
+    total = number_of_rows(dataset, settings.limit)
     own_total = None if total is None else -(-total // num_processes)
     bar = tqdm(total=own_total, initial=len(finished) // num_processes, unit=" images", disable=not progress)
     for batch in _read_batches(dataset, settings, is_wanted):
@@ -181,9 +184,19 @@ def evaluate_model(
     return len(metric)
 
 
-def collect_results(journal: EvaluationJournal, settings: EvaluationSettings) -> dict[str, Any]:
+def collect_results(
+    journal: EvaluationJournal, settings: EvaluationSettings, num_images: int | None = None
+) -> dict[str, Any]:
     """
     Computes the result of an evaluation from its journal.
+
+    Args:
+        journal (`EvaluationJournal`):
+            Filled by [`evaluate_model`].
+        settings (`EvaluationSettings`):
+            Those of the evaluation.
+        num_images (`int`, *optional*):
+            How many images there must be, where that is known.
 
     Returns:
         `dict`: `images`, `expressions`, `parts` (images of each data set and split), `annotations_sha256` (of all that
@@ -208,7 +221,8 @@ def collect_results(journal: EvaluationJournal, settings: EvaluationSettings) ->
                 own = [expression["text"] for expression in row["expressions"]]
                 changed[name] += sum(entry["text"] != text for entry, text in zip(entries, own, strict=True))
             metric.update_counts([entry["counts"] for entry in entries], groups=levels)
-    missing = sorted(set(range(len(digests))) - digests.keys())
+    expected = len(digests) if num_images is None else num_images
+    missing = sorted(set(range(expected)) - digests.keys())
     if missing or not digests:
         raise ValueError(f"The journal {journal.folder} lacks the images {missing[:5] or 'of every row'}.")
     scores = metrics.pop(None).compute()
@@ -338,9 +352,23 @@ def _references(row: Mapping[str, Any], settings: EvaluationSettings) -> list[np
     return masks
 
 
+def _refuse_other_data(journal: EvaluationJournal, dataset: Any, settings: EvaluationSettings) -> None:
+    if not _is_map_style(dataset):
+        return
+    annotations = dataset
+    if hasattr(dataset, "select_columns"):
+        annotations = dataset.select_columns([name for name in _ANNOTATIONS if name in dataset.column_names])
+    total = number_of_rows(dataset, settings.limit)
+    for row in journal.rows():
+        if row["row"] >= total or _digest(annotations[row["row"]]) != row["sha256"]:
+            raise ValueError(
+                f"{journal.folder} holds the journal of another evaluation: its row {row['row']} has other"
+                " annotations. Choose another output folder, or start over with `overwrite`."
+            )
+
+
 def _digest(row: Mapping[str, Any]) -> str:
-    columns = ("image_id", "expressions", "masks", "mask_index", "ref_ids", "levels")
-    content = json.dumps([row.get(column) for column in columns], sort_keys=True)
+    content = json.dumps([row.get(column) for column in _ANNOTATIONS], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -355,7 +383,7 @@ def _read_batches(
         yield from _read_stream(dataset, settings, is_wanted)
         return
     texts = dataset.select_columns(["expressions"]) if hasattr(dataset, "select_columns") else dataset
-    total = _number_of_rows(dataset, settings.limit)
+    total = number_of_rows(dataset, settings.limit)
     for start in range(0, total, settings.batch_size):
         batch = range(start, min(start + settings.batch_size, total))
         if is_wanted(batch):
@@ -398,7 +426,7 @@ def _is_map_style(dataset: Any) -> bool:
     return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
 
 
-def _number_of_rows(dataset: Any, limit: int | None) -> int | None:
+def number_of_rows(dataset: Any, limit: int | None) -> int | None:
     if not _is_map_style(dataset):
         return limit
     return len(dataset) if limit is None else min(limit, len(dataset))

@@ -15,6 +15,7 @@ from .referring_rows import (
     Referent,
     annotation_columns,
     canonical_features,
+    coco_image_id,
     find_image,
     group_by_image,
     group_consecutive,
@@ -23,7 +24,7 @@ from .referring_rows import (
 
 
 # Part of the key under which `datasets` caches parsed rows: raised when an adapter reads a row differently.
-_PARSER_VERSION = 1
+_PARSER_VERSION = 2
 _STREAM_BATCH = 16
 
 
@@ -53,12 +54,21 @@ class RowSource:
         return f"{self.dataset} {self.split}"
 
 
+def _coco_id(name: str) -> str:
+    try:
+        return coco_image_id(name)
+    except ValueError:
+        return name
+
+
 def _parse(row: Mapping[str, Any], place: str, source: RowSource) -> ParsedRow | None:
     """Read a row; what goes wrong becomes a problem in the result. `None` for an image that is left out."""
     try:
-        image_id = source.adapter.image_id(row) or place
-        if image_id in source.exclude_image_ids:
+        own_id = source.adapter.image_id(row)
+        # The number of a row is no id of a photo.
+        if own_id and not source.exclude_image_ids.isdisjoint({own_id, _coco_id(own_id)}):
             return None
+        image_id = own_id or place
         referents, problems = source.adapter.referents(row)
         referents = [
             referent if referent.ref_id else replace(referent, ref_id=f"{place}_{position}")

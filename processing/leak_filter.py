@@ -13,6 +13,7 @@ import datasets
 
 from .hub_datasets import adapter_by_columns, adapter_by_name, find_hub_dataset
 from .refer_folder import is_refer_folder, load_references, reference_files
+from .referring_rows import CANONICAL_COLUMNS
 from .source_rows import cache_of_local_folder, load_source_rows
 
 
@@ -68,6 +69,9 @@ def held_out_image_ids(
     ids: set[str] = set()
     for split in chosen:
         rows = load_source_rows(name_or_path, split, **load_kwargs)
+        if entry is None and set(CANONICAL_COLUMNS) <= set(rows.column_names):
+            ids.update(row["image_id"] for row in rows.select_columns(["image_id"]))
+            continue
         kind = adapter_by_name(entry.adapter) if entry is not None else adapter_by_columns(rows.column_names)
         adapter = kind()
         ids.update(adapter.image_id(row) for row in rows.select_columns(list(adapter.identity_columns)))

@@ -11,7 +11,8 @@ Needs `pycocotools` (the `data` extra).
 import io
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -179,7 +180,7 @@ def to_rle(mask: Any, height: int, width: int) -> RunLengthMask:
     if len(mask) == 0:
         raise ValueError("an empty list is not a mask")
     if _is_nested_mask(mask, height, width):
-        return encode_mask(np.asarray(mask))
+        return _encode_checked(np.asarray(mask), height, width)
     if isinstance(mask[0], Mapping | bytes | bytearray | Image.Image) or getattr(mask[0], "ndim", 1) > 1:
         return union_rles([to_rle(part, height, width) for part in mask])
     return polygons_to_rle(mask, height, width)
@@ -188,11 +189,29 @@ def to_rle(mask: Any, height: int, width: int) -> RunLengthMask:
 def _mapping_to_rle(mask: Mapping[str, Any], height: int, width: int) -> RunLengthMask:
     if "counts" in mask:
         return normalize_rle(mask, height, width)
-    if mask.get("bytes") is not None:
-        return to_rle(mask["bytes"], height, width)
-    if mask.get("path"):
-        return _file_to_rle(mask["path"], height, width)
+    if mask.get("bytes") is not None or mask.get("path"):
+        try:
+            with open_image_cell(mask) as file:
+                return _file_to_rle(file, height, width)
+        except OSError as error:
+            raise ValueError(f"the image of a mask cannot be read: {error}") from error
     raise ValueError(f"a mask given as a mapping needs `counts`, `bytes` or `path`, got {sorted(mask)}")
+
+
+def open_image_cell(cell: Mapping[str, Any]) -> BinaryIO:
+    """
+    The file of an undecoded image cell of `datasets`, `{"bytes": ..., "path": ...}`.
+
+    The paths of streamed rows may lie on the hub or in an archive (`hf://...`, `zip://a.png::photos.zip`).
+    """
+    if cell.get("bytes") is not None:
+        return io.BytesIO(cell["bytes"])
+    path = str(cell["path"])
+    if "://" not in path:
+        return Path(path).open("rb")
+    from datasets.utils.file_utils import xopen  # heavy, and what has no such paths does not need it
+
+    return xopen(path, "rb")
 
 
 def _file_to_rle(file: Any, height: int, width: int) -> RunLengthMask:
@@ -218,13 +237,13 @@ def _binary_array(image: Image.Image) -> np.ndarray:
 
 
 def _is_nested_mask(mask: Sequence[Any], height: int, width: int) -> bool:
-    first = mask[0]
-    return (
-        len(mask) == height
-        and isinstance(first, Sequence | np.ndarray)
-        and all(len(row) == width for row in mask)
-        and all(isinstance(value, Real | np.bool_) and value in (0, 1, 255) for row in mask for value in row)
-    )
+    """Whether these are rows of pixels: as many as the image has, or of another number but all black and white."""
+    if not all(isinstance(row, Sequence | np.ndarray) and len(row) == len(mask[0]) for row in mask):
+        return False
+    if not all(isinstance(value, Real | np.bool_) for row in mask for value in row):
+        return False
+    is_of_size = (len(mask), len(mask[0])) == (height, width)
+    return is_of_size or (len(mask) > 1 and all(value in (0, 1, 255) for row in mask for value in row))
 
 
 def _split_polygons(polygons: Any) -> list[Any]:

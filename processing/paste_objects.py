@@ -33,6 +33,7 @@ def paste_objects(
     categories: Mapping[int, str],
     folder: Path,
     count: int,
+    first_id: int,
     generator: random.Random,
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]], str]]:
     """
@@ -42,7 +43,7 @@ def paste_objects(
         photos (`Sequence[Mapping]`):
             COCO image entries, the files being in `folder`.
         annotations (`Mapping[int, Sequence[Mapping]]`):
-            Annotations by image id.
+            Annotations by image id, all of which can be read.
         splits (`Mapping[int, str]`):
             Split of each photo; objects never cross from one to the other.
         categories (`Mapping[int, str]`):
@@ -51,6 +52,8 @@ def paste_objects(
             Where the photos are and the new images are written.
         count (`int`):
             Images to make.
+        first_id (`int`):
+            Image id of the first of them.
         generator (`random.Random`):
             Source of all choices.
 
@@ -58,7 +61,7 @@ def paste_objects(
         `list[tuple[dict, list[dict], str]]`: image entry (with `source_image_ids`), annotations and split of each.
         Fewer than `count` where the photos hardly have objects worth pasting.
     """
-    next_image = max(photo["id"] for photo in photos) + 1
+    next_image = first_id
     next_annotation = max((item["id"] for items in annotations.values() for item in items), default=0) + 1
     sources = _sources(photos, annotations, splits, categories)
     made: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = []
@@ -81,7 +84,8 @@ def paste_objects(
                 used.add(source["id"])
         if len(used) == 1:
             continue
-        name = f"pasted_{next_image:012d}.jpg"
+        # Not twelve digits, which would name a photo of COCO.
+        name = f"pasted_{next_image}.jpg"
         canvas.pixels.save(folder / name, quality=_QUALITY)
         entry = {
             "id": next_image,

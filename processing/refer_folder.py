@@ -103,7 +103,7 @@ class ReferFolder:
         sentence_field (`str`, *optional*, defaults to `"sent"`):
             `"sent"` (lower case, without punctuation) or `"raw"` (as typed).
         exclude_image_ids (`Collection[str]`, *optional*):
-            Images to leave out.
+            Photos to leave out, with the images that were made of them.
 
     Raises:
         ValueError: if the split has no reference, naming those that there are.
@@ -131,7 +131,10 @@ class ReferFolder:
         image_info = {image["id"]: image for image in instances["images"]}
         by_image: OrderedDict[int, list[Mapping[str, Any]]] = OrderedDict()
         for reference in references:
-            if reference["split"] == split and str(reference["image_id"]) not in excluded:
+            # A pasted image shows the photos that it was made of, and its own id is no photo's.
+            info = image_info.get(reference["image_id"], {})
+            photos = {str(photo) for photo in info.get("source_image_ids", [reference["image_id"]])}
+            if reference["split"] == split and excluded.isdisjoint(photos):
                 by_image.setdefault(reference["image_id"], []).append(reference)
         needed = {
             identifier

@@ -13,7 +13,6 @@
 | `levels` | list of strings | one an expression, only where the source grades its expressions |
 """
 
-import io
 import itertools
 import logging
 from collections import OrderedDict
@@ -25,7 +24,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from .masks import RunLengthMask
+from .masks import RunLengthMask, open_image_cell
 
 
 logger = logging.getLogger(__name__)
@@ -197,9 +196,8 @@ def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
     """
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         raise ValueError("no image")
-    source = io.BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]
     try:
-        with Image.open(source) as image:
+        with open_image_cell(cell) as file, Image.open(file) as image:
             width, height = image.size
             if image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSING_ORIENTATIONS:
                 width, height = height, width
@@ -229,6 +227,14 @@ def coco_image_id(name: str | int) -> str:
     raise ValueError(f"no COCO image id in the file name {name!r}")
 
 
+def _is_named_by_id(file_name: str, image_id: str) -> bool:
+    # Other images may have the number of a photo of COCO, and are not that photo.
+    try:
+        return coco_image_id(file_name) == str(int(image_id))
+    except ValueError:
+        return False
+
+
 def find_image(folder: Path, file_name: str, image_id: str | None = None) -> Path:
     """
     Path of an image in a folder of COCO images, whatever their edition.
@@ -240,7 +246,7 @@ def find_image(folder: Path, file_name: str, image_id: str | None = None) -> Pat
         ValueError: if none of the usual names exists there.
     """
     names = [file_name]
-    if image_id is not None and image_id.isdigit():
+    if image_id is not None and _is_named_by_id(file_name, image_id):
         names += [f"{prefix}{int(image_id):012d}.jpg" for prefix in ("COCO_train2014_", "COCO_val2014_", "")]
     for name in dict.fromkeys(names):
         for parent in ("", "train2014", "val2014", "train2017", "val2017", "images"):

@@ -43,7 +43,8 @@ def load_source_rows(
         return _as_stream(rows) if streaming else rows
     if path.exists() and not path.is_dir():
         load_kwargs = {"data_files": {split: str(path)}, **load_kwargs}
-        name_or_path = path.suffix.lstrip(".")
+        kind = path.suffix.lstrip(".").lower()
+        name_or_path = "json" if kind in ("jsonl", "ndjson") else kind
     elif path.is_dir():
         load_kwargs = {"cache_dir": cache_of_local_folder(path), **load_kwargs}
     load: Callable[..., Any] = functools.partial(

@@ -40,6 +40,7 @@ from processing.evaluation import (
     collect_results,
     configure_processor,
     evaluate_model,
+    number_of_rows,
     rows_at,
 )
 from processing.evaluation_controls import CONTROLS
@@ -226,7 +227,9 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
     if not state.is_main_process:
         return None
 
-    collected = collect_results(journal, settings)
+    collected = collect_results(
+        journal, settings, None if arguments.streaming else number_of_rows(dataset, settings.limit)
+    )
     results = {
         "format": RESULTS_FORMAT,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

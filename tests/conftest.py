@@ -19,9 +19,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tests.transformers_suites.skips import SKIPS  # noqa: E402
 
+
+# No test is timed: what is slow on a busy machine is not wrong.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SUITES = "transformers_suites"
 SUITE_MARKERS = (

@@ -79,14 +79,18 @@ class ReferringSegmentation(evaluate.Metric):
             if column is not None and len(column) != len(predictions):
                 raise ValueError(f"Got {len(predictions)} predictions but {len(column)} {name}.")
         nothing = [None] * len(predictions)
-        counts = [count_pixels(*masks) for masks in zip(predictions, references, ignored or nothing, strict=True)]
+        # Not `or`: of an array it has no truth value.
+        groups, identifiers, ignored = (
+            nothing if column is None else column for column in (groups, identifiers, ignored)
+        )
+        counts = [count_pixels(*masks) for masks in zip(predictions, references, ignored, strict=True)]
         super().add_batch(
             intersection=[sample.intersection for sample in counts],
             prediction_area=[sample.prediction_area for sample in counts],
             target_area=[sample.target_area for sample in counts],
             # `evaluate` takes no None for a string.
-            group=[group or "" for group in groups or nothing],
-            identifier=[identifier or "" for identifier in identifiers or nothing],
+            group=[group or "" for group in groups],
+            identifier=[identifier or "" for identifier in identifiers],
         )
 
     def add(self, *, prediction, reference, group=None, identifier=None, ignored=None):

@@ -62,6 +62,12 @@ class ReferringTrainer(Trainer):
     ):
         self._reduce_outputs = kwargs.pop("preprocess_logits_for_metrics", None)
         super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"One process would train on {self.args.n_gpu} GPUs by DataParallel, which divides the loss wrongly."
+                " Start one process a GPU (`torchrun --nproc_per_node ...`), or show it a single one"
+                " (`CUDA_VISIBLE_DEVICES=0`)."
+            )
         # The loss is divided by the number of expressions that is handed to the model, and by nothing after that.
         self.model_accepts_loss_kwargs = True
         self.train_sampler = train_sampler

@@ -9,6 +9,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ..image_sampler import ImageDraw
+from ..refer_folder import is_refer_folder
 from ..referring_datasets import load_referring_dataset
 from ..shapes import shapes_dataset, shapes_row
 
@@ -136,7 +137,7 @@ def load_rows(
             `name` with the arguments of [`~processing.referring_datasets.load_referring_dataset`]; or `name: shapes`
             with those of [`~processing.shapes.shapes_dataset`], endless if there is no `size`.
         image_folder (`str` or `Path`, *optional*):
-            Folder of COCO images for datasets that do not name their own.
+            Folder of COCO images for datasets that neither name nor hold their own.
         exclude_image_ids (`Collection[str]`, *optional*):
             Images to leave out; shapes have none in common with photographs.
 
@@ -150,7 +151,8 @@ def load_rows(
     try:
         if name == SHAPES:
             return shapes_dataset(**options) if "size" in options else GeneratedShapes(**options)
-        options.setdefault("image_folder", image_folder)
+        has_own_images = is_refer_folder(name) and (Path(name) / "images").is_dir()
+        options.setdefault("image_folder", None if has_own_images else image_folder)
         excluded = {*map(str, options.pop("exclude_image_ids", ())), *exclude_image_ids}
         return load_referring_dataset(name, exclude_image_ids=excluded, **options)
     except TypeError as error:

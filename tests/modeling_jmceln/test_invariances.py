@@ -20,7 +20,7 @@ def answers(inputs: dict[str, torch.Tensor], model=MODEL) -> tuple[torch.Tensor,
     return outputs.logits, outputs.presence_logits
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(height=st.integers(1, 150), width=st.integers(1, 150), expressions=st.integers(1, 3), seed=st.integers(0, 1000))
 def test_any_size_and_number_of_expressions(height, width, expressions, seed):
     inputs = random_inputs(2, expressions, height=height, width=width, seed=seed)

@@ -166,7 +166,7 @@ def scenes(draw):
     return Scene(draw(st.integers(1, 10**6)), WIDTH, HEIGHT, tuple(objects))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(scenes(), st.integers(0, 3))
 def test_every_expression_means_what_it_says(scene, seed):
     expressions = ExpressionWriter(VOCABULARY, seed=seed, max_per_level=6).write(scene)
@@ -187,7 +187,7 @@ def test_every_expression_means_what_it_says(scene, seed):
             assert not single or not crowds & set(meaning)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scenes())
 def test_meaning_survives_a_small_shift_of_every_box(scene):
     """A margin is there so that what an expression means does not hang on a pixel."""

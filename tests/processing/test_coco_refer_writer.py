@@ -8,6 +8,7 @@ from processing.coco_expressions import LEVELS
 from processing.coco_refer_writer import REFERENCES_FILE, build_scene, split_of_image, write_coco_refer_folder
 from processing.masks import decode_mask, encode_mask, mask_area, to_rle
 from processing.referring_datasets import load_referring_dataset
+from processing.training.training_data import load_rows
 from scripts.make_coco_refer import main
 
 
@@ -196,6 +197,68 @@ def test_bad_annotations_are_named():
     assert "covers no pixel" in problems[2]
 
 
+@pytest.mark.parametrize("how", ["link", "copy"])
+def test_photos_in_the_folder_that_is_written_stay(photos, how):
+    (photos / "refer").mkdir()
+    (photos / "photos").rename(photos / "refer" / "images")
+    before = files_of(photos / "refer" / "images")
+    write_coco_refer_folder(
+        photos / "instances.json", photos / "refer" / "images", photos / "refer", images=how, pasted_images=2
+    )
+    after = files_of(photos / "refer" / "images")
+    assert {name: after[name] for name in before} == before
+    assert not any(path.is_symlink() for path in (photos / "refer" / "images").iterdir())
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_photos_named_by_a_path_elsewhere_are_refused(photos, absolute):
+    instances = json.loads((photos / "instances.json").read_text())
+    photo = photos / "photos" / instances["images"][0]["file_name"]
+    instances["images"][0]["file_name"] = str(photo) if absolute else f"../photos/{photo.name}"
+    (photos / "instances.json").write_text(json.dumps(instances), "utf-8")
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        write(photos)
+    assert photo.is_file()
+    assert not photo.is_symlink()
+
+
+def test_photos_of_which_not_all_is_known_are_left_out(photos):
+    """With one dog that cannot be read, "the dog" would be another one, and a cup could be called absent."""
+    instances = json.loads((photos / "instances.json").read_text())
+    instances["annotations"][0]["segmentation"] = []
+    del next(item for item in instances["annotations"] if item["image_id"] == 2)["bbox"]
+    (photos / "instances.json").write_text(json.dumps(instances), "utf-8")
+    counts = write(photos, pasted_images=4)
+    assert counts["skipped_images"] == 2
+    written = json.loads((photos / "refer" / "instances.json").read_text())
+    assert {image["id"] for image in written["images"]} == {3, 4, 5, 6, 7, 8, 9, 10}
+    assert not {1, 2} & {source for image in written["images"] for source in image.get("source_image_ids", ())}
+
+
+def test_pasted_images_are_never_taken_for_photos(photos, tmp_path):
+    write(photos, pasted_images=4)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for number in range(7, 11):
+        (elsewhere / f"{number:012d}.jpg").touch()
+    rows = load_referring_dataset(photos / "refer", "train", on_bad_row="raise")
+    assert {str(number) for number in range(1, 11)} == set(rows["image_id"])
+    with pytest.raises(ValueError, match="no row is left"):
+        load_referring_dataset(photos / "refer", "train", image_folder=elsewhere)
+    # Training hands every dataset one folder of photos; this one has its own.
+    assert len(load_rows({"name": str(photos / "refer"), "split": "train"}, image_folder=elsewhere)) == 10
+
+
+def test_excluded_photos_are_left_out_of_pasted_images_too(photos):
+    write(photos, pasted_images=6)
+    written = json.loads((photos / "refer" / "instances.json").read_text())
+    sources = {str(image["id"]): image.get("source_image_ids", [image["id"]]) for image in written["images"]}
+    assert any(1 in own and identifier != "1" for identifier, own in sources.items())
+    # The number of a pasted image may be that of another photo, which is none of its business.
+    rows = load_referring_dataset(photos / "refer", "train", exclude_image_ids=["1", "7"])
+    assert set(rows["image_id"]) == {identifier for identifier, own in sources.items() if 1 not in own}
+
+
 def test_refusals(photos):
     for options, message in (
         ({"images": "move"}, "`images` must be"),
@@ -231,7 +294,7 @@ def test_script(photos, capsys):
 
 def test_real_photos(coco_mini, tmp_path):
     counts = write_coco_refer_folder(coco_mini / "instances.json", coco_mini / "images", tmp_path / "refer")
-    assert counts["skipped_annotations"] == 0
+    assert counts["skipped_images"] == 0
     assert all(counts[f"level {level}"] > 20 for level in LEVELS)
     rows = load_referring_dataset(tmp_path / "refer", "train", on_bad_row="raise", check_images=True)
     assert len(rows) == counts["images"] >= 48

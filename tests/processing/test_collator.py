@@ -22,7 +22,7 @@ def processor():
 
 
 @given(sentences=st.lists(st.integers(1, 5), min_size=1, max_size=6), cap=st.none() | st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_referent_comes_once_before_any_comes_twice(sentences, cap):
     mask_index = [referent for referent, count in enumerate(sentences) for _ in range(count)]
     chosen = select_expressions(mask_index, cap, np.random.default_rng(0))

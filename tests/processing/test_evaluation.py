@@ -239,6 +239,14 @@ def test_a_journal_of_another_evaluation_is_refused(rows, tmp_path):
         EvaluationJournal(tmp_path, {**HEADER, "data": "other"})
 
 
+def test_a_journal_of_other_annotations_is_refused(rows, tmp_path):
+    run(rows, tmp_path)
+    changed = [*rows[:1], {**rows[1], "expressions": ["something else", *rows[1]["expressions"][1:]]}, *rows[2:]]
+    for others in (changed, rows[:-1]):
+        with pytest.raises(ValueError, match="has other annotations"):
+            run(others, tmp_path)
+
+
 def test_limit(rows, tmp_path):
     settings = EvaluationSettings(limit=3)
     _, journal, _ = run(rows, tmp_path, settings)

@@ -1,6 +1,8 @@
 import dataclasses
 import io
+import json
 import logging
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from processing.hub_datasets import (
 )
 from processing.masks import decode_mask, encode_mask
 from processing.referring_datasets import load_referring_dataset
-from processing.referring_rows import BadRowError, coco_image_id, find_image
+from processing.referring_rows import BadRowError, coco_image_id, find_image, image_size_from_header
 from tests.processing.refer_fixtures import World, rectangle, write_parquet
 
 
@@ -490,6 +492,52 @@ def test_parsing_in_processes_gives_the_same_rows(world, repositories):
     assert one["masks"] == two["masks"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_exclusion_goes_by_ids_of_photos_and_not_by_numbers_of_rows(world, tmp_path, streaming):
+    image_ids = [str(image["id"]) for image in world.images]
+    rows = [
+        {
+            "image": world.image_cell(int(image_id)),
+            "id": f"{int(image_id):012d}",
+            "text": "it",
+            "mask": [[1, 1, 9, 1, 9, 9]],
+        }
+        for image_id in image_ids
+    ]
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "id": datasets.Value("string"),
+            "text": datasets.Value("string"),
+            "mask": [[datasets.Value("float64")]],
+        }
+    )
+    folder = write_parquet(tmp_path / "own", "train", rows, features)
+    options = {"exclude_image_ids": ["1", image_ids[2]], "streaming": streaming}
+    columns = {"image": "image", "expression": "text", "mask": "mask"}
+    assert len(list(load_referring_dataset(folder, "train", columns=columns, **options))) == len(rows)
+    columns["image_id"] = "id"
+    kept = [row["image_id"] for row in load_referring_dataset(folder, "train", columns=columns, **options)]
+    assert kept == [row["id"] for row in rows if int(row["id"]) != int(image_ids[2])]
+
+
+def test_rows_in_files_of_lines(world, tmp_path):
+    path = world.folder / "train2014" / world.images[0]["file_name"]
+    row = {"image": str(path), "text": "it", "mask": [[1, 1, 9, 1, 9, 9]]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    columns = {"image": "image", "expression": "text", "mask": "mask"}
+    (loaded,) = load_referring_dataset(tmp_path / "own.jsonl", "train", columns=columns, on_bad_row="raise")
+    assert loaded["expressions"] == ["it"]
+
+
+def test_image_in_an_archive_has_a_size(world, tmp_path):
+    path = world.folder / "train2014" / world.images[0]["file_name"]
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(path, "a.jpg")
+    cell = {"bytes": None, "path": f"zip://a.jpg::{tmp_path / 'photos.zip'}"}
+    assert image_size_from_header(cell) == (world.images[0]["height"], world.images[0]["width"])
+
+
 def test_image_ids_of_file_names():
     assert coco_image_id("COCO_train2014_000000581857_16.jpg") == "581857"
     assert coco_image_id("000000000009.jpg") == "9"
@@ -507,6 +555,8 @@ def test_photos_are_found_in_every_edition(tmp_path, name):
     assert find_image(tmp_path, file_name, "9") == path
     with pytest.raises(ValueError, match="not found"):
         find_image(tmp_path, "10.jpg", "10")
+    with pytest.raises(ValueError, match="not found"):
+        find_image(tmp_path, "holiday.jpg", "9")  # the ninth of other images
 
 
 def test_the_documentation_lists_every_hub_dataset():

@@ -303,7 +303,7 @@ class TestMasks:
         assert len(messages) == 1
         assert "divide" in messages[0]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         height=st.integers(1, 300),
         width=st.integers(1, 300),
@@ -337,7 +337,7 @@ def outputs(logits: torch.Tensor, presence: torch.Tensor | None = None) -> Simpl
 
 
 class TestPostProcessing:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(
         shape=st.tuples(st.integers(20, 200), st.integers(20, 200)),
         keep_aspect_ratio=st.booleans(),

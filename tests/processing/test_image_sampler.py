@@ -17,7 +17,7 @@ from .canonical_rows import canonical_row
     unit=st.sampled_from(["referents", "sentences", "images"]),
     epochs=st.integers(1, 6),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_epochs_join_to_passes_without_a_gap(counts, cap, unit, epochs):
     sampler = ImageSampler(counts, [1] * len(counts), max_expressions_per_image=cap, epoch_unit=unit, seed=3)
     draws = []
@@ -93,7 +93,7 @@ def test_drawn_images_carry_their_visit():
     cap=st.none() | st.integers(1, 4),
     multiple=st.integers(1, 5),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_evaluation_sees_every_expression_once(counts, cap, multiple):
     rows = [
         {"image_id": str(number), "expressions": [f"{number}-{i}" for i in range(count)], "mask_index": [0] * count}

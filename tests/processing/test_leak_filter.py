@@ -85,6 +85,8 @@ def test_rows_themselves_and_dropping(world):
     assert held_out_image_ids(validation) == ids(world, 2)
     both = datasets.concatenate_datasets([train, validation])
     assert drop_images(both, held_out_image_ids(validation))["image_id"][:] == train["image_id"][:]
+    validation.to_parquet(world.folder / "rows" / "validation.parquet")
+    assert held_out_image_ids(world.folder / "rows") == ids(world, 2)
     stream = load_referring_dataset(folder, "train", image_folder=world.folder, streaming=True)
     with pytest.raises(TypeError, match="exclude_image_ids"):
         drop_images(stream, {"1"})

@@ -186,6 +186,7 @@ def test_empty_rle_is_no_target():
         (b"not an image", "image of a mask cannot be read"),
         (png_bytes(np.ones((4, 5), dtype=bool))[:-30], "image of a mask cannot be read"),
         (np.zeros((5, 4), dtype=bool), r"\(5, 4\) in an image of \(4, 5\)"),
+        (np.eye(5, 8, dtype=int).tolist(), r"\(5, 8\) in an image of \(4, 5\)"),
         (Image.new("L", (4, 5)), r"\(5, 4\) in an image of \(4, 5\)"),
         ([], "empty list"),
         (None, "no mask"),
@@ -194,6 +195,11 @@ def test_empty_rle_is_no_target():
 def test_a_bad_mask_is_refused_with_its_reason(mask, message):
     with pytest.raises(ValueError, match=message):
         to_rle(mask, 4, 5)
+
+
+def test_any_number_but_zero_is_foreground_in_rows_of_pixels():
+    rows = [[0, 2, 0, 128, 0, 7]] * 6
+    assert to_rle(rows, 6, 6) == encode_mask(np.asarray(rows) != 0)
 
 
 def test_other_refusals():

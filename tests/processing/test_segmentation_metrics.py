@@ -82,7 +82,7 @@ def brute_force(pairs):
     return scores
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pairs=pair_lists)
 def test_scores_equal_brute_force(pairs):
     metric = ReferringSegmentationMetric()
@@ -104,7 +104,7 @@ def test_standard_error_equals_numpy():
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs=pair_lists)
 def test_each_iou_equals_pycocotools(pairs):
     for prediction, reference in pairs:
@@ -215,7 +215,7 @@ def test_unions_beyond_32_bits_and_nearly_equal_ious_stay_exact():
     assert (scores["intersection"], scores["union"]) == (14 * area // 10 - 1, 2 * area)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(pairs=pair_lists, processes=st.integers(1, 4), random=st.randoms(use_true_random=False))
 def test_order_processes_and_padding_do_not_change_a_bit(pairs, processes, random):
     groups = [str(index % 3) for index in range(len(pairs))]
@@ -351,6 +351,17 @@ class TestEvaluateMetric:
         for pair, group in zip(pairs[12:], groups[12:], strict=True):
             metric.add(prediction=pair[0], reference=pair[1], group=group)
         assert metric.compute() == own.compute()
+
+    def test_arrays_of_all_columns(self, load):
+        predictions, references = np.random.default_rng(23).random((2, 4, 9, 7)) < 0.5
+        ignored = np.zeros_like(references)
+        ignored[:, 0] = True
+        scores = load().compute(
+            predictions=predictions, references=references, ignored=ignored, groups=np.array(["a", "b", "a", "b"])
+        )
+        own = ReferringSegmentationMetric()
+        own.update(predictions, references, groups=["a", "b", "a", "b"], ignored=ignored)
+        assert scores == own.compute()
 
     def test_settings_identifiers_and_rle(self, load):
         prediction, reference = random_pairs(22, 1)[0]

@@ -76,7 +76,7 @@ def check_level(expression: Expression, scene: Scene) -> None:
             assert fits_several(cut_after(query, hops), scene)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(index=st.integers(0, 10**9), seed=st.integers(0, 10**6), split=st.sampled_from(["train", "test", "é"]))
 def test_every_expression_means_what_the_writer_says(index, seed, split):
     scene, expressions = shapes_sample(split, index, seed)

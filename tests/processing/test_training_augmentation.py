@@ -11,7 +11,7 @@ from tests.tiny import tiny_tokenizer
 
 
 @given(height=st.integers(8, 70), width=st.integers(8, 70), patch=st.integers(4, 40), ratio=st.floats(0.01, 1.0))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_masks_whole_patches_of_the_asked_share(height, width, patch, ratio):
     image = torch.ones(3, height, width)
     masked = MaskingAugmentation(image_mask_ratio=ratio, image_patch_size=patch).mask_image(
@@ -54,7 +54,7 @@ def test_masking_needs_a_token_to_mask_with():
 
 
 @given(count=st.integers(1, 12), share=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_dropping_words_keeps_their_order_and_one_at_least(count, share, seed):
     words = [f"w{number}" for number in range(count)]
     kept = MaskingAugmentation(word_dropout=share).drop_words(" ".join(words), np.random.default_rng(seed)).split()

@@ -46,7 +46,7 @@ def test_it_loads_as_it_was_saved(tokenizer, tmp_path):
     assert '"tokenizer_class": "BertTokenizer"' in (tmp_path / "tokenizer_config.json").read_text()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(words=st.permutations(["red", "star", "left", "of", "the", "blue-ish"]))
 def test_the_order_of_the_texts_does_not_matter(words):
     assert build_word_tokenizer(words).get_vocab() == build_word_tokenizer([" ".join(sorted(words))]).get_vocab()

@@ -67,6 +67,12 @@ def make_trainer(folder, processor, model=None, rows=ROWS, ema_decay=None, scale
     )
 
 
+def test_several_gpus_in_one_process_are_refused(tmp_path, processor, monkeypatch):
+    monkeypatch.setattr(ReferringTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="torchrun"):
+        make_trainer(tmp_path, processor)
+
+
 def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
