@@ -10,7 +10,7 @@ Needs `pycocotools` (the `data` extra).
 
 import io
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -242,8 +242,11 @@ def _is_nested_mask(mask: Sequence[Any], height: int, width: int) -> bool:
         return False
     if not all(isinstance(value, Real | np.bool_) for row in mask for value in row):
         return False
-    is_of_size = (len(mask), len(mask[0])) == (height, width)
-    return is_of_size or (len(mask) > 1 and all(value in (0, 1, 255) for row in mask for value in row))
+    if (len(mask), len(mask[0])) == (height, width):
+        return True
+    # Coordinates of polygons are real numbers, also where all of them are zero.
+    is_black_or_white = all(isinstance(value, Integral) and value in (0, 1, 255) for row in mask for value in row)
+    return len(mask) > 1 and is_black_or_white
 
 
 def _split_polygons(polygons: Any) -> list[Any]:
