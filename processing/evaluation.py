@@ -161,8 +161,7 @@ def evaluate_model(
             of other data.
     """
     journal.drop_incomplete_line()
-    _refuse_other_data(journal, dataset, settings)
-    finished = {row["row"] for row in journal.rows()}
+    finished = _finished_rows(journal, dataset, settings)
     metric = settings.new_metric()
 
     # A batch is done as a whole or not at all: which images share a batch can change the last bit of a logit.
@@ -352,10 +351,11 @@ def _references(row: Mapping[str, Any], settings: EvaluationSettings) -> list[np
     return masks
 
 
-def _refuse_other_data(journal: EvaluationJournal, dataset: Any, settings: EvaluationSettings) -> None:
+def _finished_rows(journal: EvaluationJournal, dataset: Any, settings: EvaluationSettings) -> set[int]:
+    """Numbers of the rows in the journal; with random access to the dataset, their annotations are compared."""
     if not _is_map_style(dataset):
-        return
-    annotations = dataset
+        return {row["row"] for row in journal.rows()}
+    annotations, finished = dataset, set()
     if hasattr(dataset, "select_columns"):
         annotations = dataset.select_columns([name for name in _ANNOTATIONS if name in dataset.column_names])
     total = number_of_rows(dataset, settings.limit)
@@ -365,6 +365,8 @@ def _refuse_other_data(journal: EvaluationJournal, dataset: Any, settings: Evalu
                 f"{journal.folder} holds the journal of another evaluation: its row {row['row']} has other"
                 " annotations. Choose another output folder, or start over with `overwrite`."
             )
+        finished.add(row["row"])
+    return finished
 
 
 def _digest(row: Mapping[str, Any]) -> str:

@@ -15,11 +15,11 @@ from .referring_rows import (
     Referent,
     annotation_columns,
     canonical_features,
-    coco_image_id,
     find_image,
     group_by_image,
     group_consecutive,
     image_size_from_header,
+    photo_id,
 )
 
 
@@ -54,19 +54,12 @@ class RowSource:
         return f"{self.dataset} {self.split}"
 
 
-def _coco_id(name: str) -> str:
-    try:
-        return coco_image_id(name)
-    except ValueError:
-        return name
-
-
 def _parse(row: Mapping[str, Any], place: str, source: RowSource) -> ParsedRow | None:
     """Read a row; what goes wrong becomes a problem in the result. `None` for an image that is left out."""
     try:
         own_id = source.adapter.image_id(row)
         # The number of a row is no id of a photo.
-        if own_id and not source.exclude_image_ids.isdisjoint({own_id, _coco_id(own_id)}):
+        if own_id and not source.exclude_image_ids.isdisjoint({own_id, photo_id(own_id)}):
             return None
         image_id = own_id or place
         referents, problems = source.adapter.referents(row)

@@ -70,7 +70,7 @@ def held_out_image_ids(
     for split in chosen:
         rows = load_source_rows(name_or_path, split, **load_kwargs)
         if entry is None and set(CANONICAL_COLUMNS) <= set(rows.column_names):
-            ids.update(row["image_id"] for row in rows.select_columns(["image_id"]))
+            ids |= held_out_image_ids(rows)
             continue
         kind = adapter_by_name(entry.adapter) if entry is not None else adapter_by_columns(rows.column_names)
         adapter = kind()

@@ -166,7 +166,7 @@ def to_rle(mask: Any, height: int, width: int) -> RunLengthMask:
     if isinstance(mask, Mapping):
         return _mapping_to_rle(mask, height, width)
     if isinstance(mask, bytes | bytearray):
-        return _file_to_rle(io.BytesIO(mask), height, width)
+        return _cell_to_rle({"bytes": mask}, height, width)
     if isinstance(mask, Image.Image):
         return _encode_checked(_binary_array(mask), height, width)
     if hasattr(mask, "__array__"):
@@ -190,11 +190,7 @@ def _mapping_to_rle(mask: Mapping[str, Any], height: int, width: int) -> RunLeng
     if "counts" in mask:
         return normalize_rle(mask, height, width)
     if mask.get("bytes") is not None or mask.get("path"):
-        try:
-            with open_image_cell(mask) as file:
-                return _file_to_rle(file, height, width)
-        except OSError as error:
-            raise ValueError(f"the image of a mask cannot be read: {error}") from error
+        return _cell_to_rle(mask, height, width)
     raise ValueError(f"a mask given as a mapping needs `counts`, `bytes` or `path`, got {sorted(mask)}")
 
 
@@ -214,9 +210,9 @@ def open_image_cell(cell: Mapping[str, Any]) -> BinaryIO:
     return xopen(path, "rb")
 
 
-def _file_to_rle(file: Any, height: int, width: int) -> RunLengthMask:
+def _cell_to_rle(cell: Mapping[str, Any], height: int, width: int) -> RunLengthMask:
     try:
-        with Image.open(file) as image:
+        with open_image_cell(cell) as file, Image.open(file) as image:
             array = _binary_array(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the image of a mask cannot be read: {error}") from error

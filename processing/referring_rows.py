@@ -227,12 +227,12 @@ def coco_image_id(name: str | int) -> str:
     raise ValueError(f"no COCO image id in the file name {name!r}")
 
 
-def _is_named_by_id(file_name: str, image_id: str) -> bool:
-    # Other images may have the number of a photo of COCO, and are not that photo.
+def photo_id(name: str) -> str:
+    """The COCO image id in a name, or the name itself where it holds none."""
     try:
-        return coco_image_id(file_name) == str(int(image_id))
+        return coco_image_id(name)
     except ValueError:
-        return False
+        return name
 
 
 def find_image(folder: Path, file_name: str, image_id: str | None = None) -> Path:
@@ -246,7 +246,8 @@ def find_image(folder: Path, file_name: str, image_id: str | None = None) -> Pat
         ValueError: if none of the usual names exists there.
     """
     names = [file_name]
-    if image_id is not None and _is_named_by_id(file_name, image_id):
+    # Other images may have the number of a photo of COCO, and are not that photo.
+    if image_id is not None and image_id.isdigit() and photo_id(file_name) == photo_id(image_id):
         names += [f"{prefix}{int(image_id):012d}.jpg" for prefix in ("COCO_train2014_", "COCO_val2014_", "")]
     for name in dict.fromkeys(names):
         for parent in ("", "train2014", "val2014", "train2017", "val2017", "images"):
