@@ -77,12 +77,12 @@ def gains_table(report: Report, score: str) -> str:
 
 
 def stages_table(report: Report) -> str:
-    rows = [["variant", "stage", "mIoU", "P@0.5", "means the right object", "1 - IoU with the next"]]
+    rows = [["variant", "stage", "mIoU", "P@0.5", "means the right object", "finds the landmarks", "1 - IoU with the next"]]
     for variant in measured(report):
         summary = merged([run["summary"] for run in runs_of(report, variant)])
         inconsistency = [*summary["inconsistency"], None]
         for number, stage in enumerate(summary["stages"]):
-            scores = [show(stage[name]) for name in ("mIoU", "P@0.5", "chosen")]
+            scores = [show(stage[name]) for name in ("mIoU", "P@0.5", "chosen", "landmarks")]
             rows.append([variant, str(number + 1), *scores, show(inconsistency[number])])
     return markdown_table(rows)
 
@@ -162,8 +162,8 @@ def as_markdown(report: Report) -> str:
     ]
     if attention := attention_table(report):
         parts.append(
-            "### Where the context tokens look\n\nDensity of their attention to the pixels on expressions with an"
-            f" anchor; 1 is an even look.\n\n{attention}"
+            "### Where the context tokens look\n\nDensity of their attention to the pixels on expressions with a"
+            f" landmark; 1 is an even look.\n\n{attention}"
         )
     if runs_of(report, report["full_model"]):
         parts.append("### Controls, full model\n\nmIoU.\n\n" + controls_table(report))

@@ -16,13 +16,12 @@ from torch import nn
 
 from modeling_jmceln import JMCELNModel
 from processing.evaluation_controls import CONTROLS, control_expressions
-from processing.shapes_expressions import Expression
-from processing.shapes_oracles import LabelledScene, anchor_of
-from processing.shapes_queries import resolve
+from processing.shapes_oracles import LabelledScene
+from processing.shapes_queries import landmarks_of
 
 
 # In `ExpressionRecord["attention"]`: where the context tokens look, per object of the kind and per background pixel.
-PLACES = ("referent", "anchor", "another object", "background")
+PLACES = ("referent", "landmark", "another object", "background")
 ExpressionRecord = dict[str, Any]
 
 
@@ -44,7 +43,9 @@ def analyse(
         there; for expressions with a target `ious`: IoU of every stage's mask, the last at full resolution and not
         emptied where the model says that nothing is there, and
         `agreements`: IoU of each stage's mask with the one after it; for a single target also `chosen`: whether each
-        stage means the right object, and `attention`: by stage, what share of the context tokens' look at the pixels
+        stage means the right object; `landmarks`, where the expression names any: which share of them each stage
+        finds, that is the share that is among as many objects under which its landmark mask is densest; and
+        `attention`: by stage, what share of the context tokens' look at the pixels
         goes to each of `PLACES`, per pixel and relative to an even look (1 is chance, `None` where there is no such
         place); and `controls`: IoU of the last mask with every kind of `CONTROLS`.
     """
@@ -56,8 +57,9 @@ def analyse(
         texts = [[expression.text for expression in scene.expressions] for scene in batch]
         output = _ask(model, processor, images, texts, output_attentions=True)
         probabilities = stage_probabilities(output)
+        landmarks = _enlarged(output.landmark_logits, output.logits.shape[-2:])
         found = [
-            [_record(scene, row, position, output, probabilities) for position in range(len(scene.expressions))]
+            [_record(scene, row, position, output, probabilities, landmarks) for position in range(len(scene.expressions))]
             for row, scene in enumerate(batch)
         ]
         others = [scenes[(start + row + 1) % len(scenes)].expressions for row in range(len(batch))]
@@ -79,13 +81,15 @@ def analyse(
 
 def stage_probabilities(output: Any) -> list[torch.Tensor]:
     """By stage, probabilities `(batch, expressions, height, width)` at the size of the input; the last are final."""
-    size = output.logits.shape[-2:]
+    return [*_enlarged(output.stage_logits[:-1], output.logits.shape[-2:]), output.logits.float().sigmoid()]
+
+
+def _enlarged(stage_logits: Sequence[torch.Tensor], size: Sequence[int]) -> list[torch.Tensor]:
     # The stages see the input padded to whole cells; shapes have none to pad.
-    enlarged = [
-        nn.functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-        for logits in output.stage_logits[:-1]
+    return [
+        nn.functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).sigmoid()
+        for logits in stage_logits
     ]
-    return [logits.sigmoid() for logits in [*enlarged, output.logits.float()]]
 
 
 def _ask(model: JMCELNModel, processor: Any, images: Sequence, texts: Sequence, **options: Any) -> Any:
@@ -102,6 +106,7 @@ def _record(
     position: int,
     output: Any,
     probabilities: Sequence[torch.Tensor],
+    landmark_probabilities: Sequence[torch.Tensor],
 ) -> ExpressionRecord:
     expression = scene.expressions[position]
     record: ExpressionRecord = {
@@ -117,31 +122,31 @@ def _record(
     record["agreements"] = [_iou(mask, later) for mask, later in pairwise(of_stages)]
     if len(expression.targets) > 1:
         return record
-    visible = scene.masks.reshape(len(scene.masks), -1).astype(np.float64)
-    areas = visible.sum(1).clip(min=1)
     target = expression.targets[0]
-    record["chosen"] = [
-        int((visible @ stage[row, position].flatten().double().numpy() / areas).argmax()) == target
-        for stage in probabilities
-    ]
+    record["chosen"] = [int(_densities(stage[row, position], scene).argmax()) == target for stage in probabilities]
+    landmarks = landmarks_of(expression.query, scene.scene)
+    if landmarks:
+        record["landmarks"] = [
+            len({*_densities(stage[row, position], scene).argsort()[-len(landmarks) :]} & {*landmarks}) / len(landmarks)
+            for stage in landmark_probabilities
+        ]
     if output.attentions is not None:
-        anchors = anchors_of(expression, scene)
         record["attention"] = [
             look
             for weights in output.attentions
-            if (look := _look(weights[row, position], scene, target, anchors, output)) is not None
+            if (look := _look(weights[row, position], scene, target, landmarks, output)) is not None
         ]
     return record
 
 
-def anchors_of(expression: Expression, scene: LabelledScene) -> tuple[int, ...]:
-    """The objects that the first relation of an expression starts from; none where it has no relation."""
-    anchor = anchor_of(expression.query)
-    return () if anchor is None else resolve(anchor, scene.scene)
+def _densities(probabilities: torch.Tensor, scene: LabelledScene) -> np.ndarray:
+    """Mean probability on what is visible of each object."""
+    visible = scene.masks.reshape(len(scene.masks), -1).astype(np.float64)
+    return visible @ probabilities.flatten().double().cpu().numpy() / visible.sum(1).clip(min=1)
 
 
 def _look(
-    weights: torch.Tensor, scene: LabelledScene, target: int, anchors: Sequence[int], output: Any
+    weights: torch.Tensor, scene: LabelledScene, target: int, landmarks: Sequence[int], output: Any
 ) -> dict[str, float | None] | None:
     """Weights `(heads, tokens, keys)` of one stage to the density of attention on each of `PLACES`."""
     height, width = output.image_features.pixel_features[-1].shape[1:3]
@@ -154,10 +159,10 @@ def _look(
     cover = (
         scene.masks.reshape(len(scene.masks), height, rows, width, columns).mean((2, 4)).reshape(len(scene.masks), -1)
     )
-    others = [index for index in range(len(scene.masks)) if index != target and index not in anchors]
+    others = [index for index in range(len(scene.masks)) if index != target and index not in landmarks]
     covers = {
         "referent": cover[target],
-        "anchor": cover[list(anchors)].sum(0),
+        "landmark": cover[list(landmarks)].sum(0),
         "another object": cover[others].sum(0),
         "background": 1 - cover.sum(0),
     }
@@ -179,7 +184,7 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
     Returns:
         `dict`: `levels`: by level `expressions`, and for those with targets `mIoU`, `P@0.5`, `chosen` (share of
         single targets whose object the last stage means) and the mIoU of each of the `controls`; `stages`: one dict a
-        stage with `mIoU`, `P@0.5`, `chosen` and `attention`; `transitions`: between the first and the last stage the
+        stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between the first and the last stage the
         shares that went from wrong to right and back, by `P@0.5` and by `chosen`; `inconsistency`: mean 1 - IoU of
         successive stages; `N-acc` and `T-acc`: absent and present referents told right.
     """
@@ -201,6 +206,7 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
             "mIoU": _mean(record["ious"][stage] for record in with_target),
             "P@0.5": _mean(record["ious"][stage] >= 0.5 for record in with_target),
             "chosen": _mean(record["chosen"][stage] for record in single),
+            "landmarks": _mean(record["landmarks"][stage] for record in single if "landmarks" in record),
             "attention": _attention(single, stage),
         }
         for stage in stages
@@ -219,9 +225,9 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
 
 
 def _attention(records: Sequence[ExpressionRecord], stage: int) -> dict[str, float | None] | None:
-    """Means over the expressions that have an anchor, so that all places are compared on the same ones."""
+    """Means over the expressions that have a landmark, so that all places are compared on the same ones."""
     looks = [record["attention"][stage] for record in records if len(record.get("attention", ())) > stage]
-    looks = [look for look in looks if look["anchor"] is not None]
+    looks = [look for look in looks if look["landmark"] is not None]
     if not looks:
         return None
     return {place: _mean(look[place] for look in looks if look[place] is not None) for place in PLACES}

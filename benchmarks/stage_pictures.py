@@ -3,7 +3,7 @@
     python benchmarks/stage_pictures.py --model runs/shapes --levels relation chain2 --output stages.png
 
 Expressions are drawn at random from a split of the synthetic benchmark. Left the image, the referent outlined in green
-and the anchor in orange; then for each stage its mask, the mean attention of its context tokens to the pixels (without
+and its landmarks in orange; then for each stage its mask, where it sees the landmarks, the mean attention of its context tokens to the pixels (without
 a contextual embedding there is none) and, after the first, the filter: bright where the stage's own prediction counts,
 dark where that of the stage before does.
 """
@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.stage_analysis import anchors_of, stage_probabilities
+from benchmarks.stage_analysis import stage_probabilities
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.shapes_expressions import LEVELS
 from processing.shapes_oracles import LabelledScene, labelled_scene
+from processing.shapes_queries import landmarks_of
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,7 +63,7 @@ def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabelledScene,
     num_stages = model.config.num_stages
     columns = [""]  # the expression is written there
     for stage in range(1, num_stages + 1):
-        columns += [f"mask {stage}", f"attention {stage}"] + ([f"filter {stage}"] if stage > 1 else [])
+        columns += [f"mask {stage}", f"landmarks {stage}", f"attention {stage}"] + ([f"filter {stage}"] if stage > 1 else [])
     figure = Figure(figsize=(1.7 * len(columns), 2.0 * len(cases)), layout="constrained")
     grid = figure.subplots(len(cases), len(columns), squeeze=False)
     for axes in grid.flat:
@@ -75,13 +76,15 @@ def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabelledScene,
         output = model(**inputs, output_attentions=True)
         height, width = output.image_features.pixel_features[-1].shape[1:3]
         row[0].imshow(scene.image)
-        for objects, colour in ((anchors_of(expression, scene), "orange"), (expression.targets, "lime")):
+        landmarks = landmarks_of(expression.query, scene.scene)
+        for objects, colour in ((landmarks, "orange"), (expression.targets, "lime")):
             if objects:
                 row[0].contour(scene.masks[list(objects)].any(0), levels=[0.5], colors=colour, linewidths=1.2)
         row[0].set_title(expression.text, fontsize=6, loc="left", wrap=True)
         pictures = iter(row[1:])
         for stage, probabilities in enumerate(stage_probabilities(output)):
             next(pictures).imshow(probabilities[0, 0], cmap="gray", vmin=0, vmax=1)
+            next(pictures).imshow(output.landmark_logits[stage][0, 0].sigmoid(), cmap="gray", vmin=0, vmax=1)
             weights = output.attentions[stage][0, 0]
             axes = next(pictures)
             if weights.shape[-1] > height * width:

@@ -183,7 +183,7 @@ class EvaluatedImages(Dataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         index, start, stop = self.parts[item]
         row = dict(self.rows[index])
-        for column in ("expressions", "mask_index", "levels"):
+        for column in ("expressions", "mask_index", "levels", "landmarks"):
             if row.get(column) is not None:
                 row[column] = row[column][start:stop]
         return row

@@ -11,6 +11,7 @@
 | `mask_index` | list of integers | for each expression its entry in `masks` |
 | `ref_ids` | list of strings | one a mask |
 | `levels` | list of strings | one an expression, only where the source grades its expressions |
+| `landmarks` | list of masks | one an expression: the other objects that it names, only where the source knows them |
 """
 
 import itertools
@@ -37,21 +38,24 @@ _ORIENTATION_TAG = 0x0112
 _NAMED_BAD_ROWS = 20
 
 
-def canonical_features(with_levels: bool = False) -> datasets.Features:
+def canonical_features(with_levels: bool = False, with_landmarks: bool = False) -> datasets.Features:
     """Features of the canonical row."""
     text, integer = datasets.Value("string"), datasets.Value("int32")
+    mask = {"size": [integer], "counts": text}
     features = {
         "image": datasets.Image(),
         "image_id": text,
         "dataset": text,
         "split": text,
         "expressions": [text],
-        "masks": [{"size": [integer], "counts": text}],
+        "masks": [mask],
         "mask_index": [integer],
         "ref_ids": [text],
     }
     if with_levels:
         features["levels"] = [text]
+    if with_landmarks:
+        features["landmarks"] = [mask]
     return datasets.Features(features)
 
 

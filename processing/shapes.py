@@ -14,8 +14,8 @@
 On `position`, `relation`, `chain2`, `chain3` and `comparison` the head noun phrase fits three or more objects besides
 the anchors; `scripts/shapes_oracles.py` measures what readers score who ignore words.
 
-Rows have the columns of `processing.referring_rows` and `levels`. Each depends on nothing but its split, its index,
-the seed and the arguments given here, so two machines, or two runs, see the same data. What the words mean is written
+Rows have the columns of `processing.referring_rows` with `levels` and `landmarks`. Each depends on nothing but its
+split, its index, the seed and the arguments given here, so two machines, or two runs, see the same data. What the words mean is written
 in `processing.shapes_queries`, how a level is kept from being solved without its words in
 `processing.shapes_expressions`.
 """
@@ -37,6 +37,7 @@ from PIL import Image
 from .masks import encode_mask
 from .referring_rows import canonical_features
 from .shapes_expressions import LEVELS, Expression, ExpressionWriter
+from .shapes_queries import landmarks_of
 from .shapes_rendering import render_scene
 from .shapes_scene import Scene, sample_scene
 
@@ -141,6 +142,9 @@ def shapes_row(
         "mask_index": mask_index,
         "ref_ids": [f"{image_id}-{place}" for place in range(len(places))],
         "levels": [expression.level for expression in expressions],
+        "landmarks": [
+            encode_mask(_union(columns, landmarks_of(expression.query, scene)).T) for expression in expressions
+        ],
     }
 
 
@@ -205,7 +209,7 @@ def shapes_dataset(
     options = _options(seed, image_size, levels, expressions_per_image)
     arguments = {"split": split, "size": size, "seed": seed, "options": options, "source": source_digest()}
     return datasets.Dataset.from_generator(
-        _dataset_rows, features=canonical_features(with_levels=True), gen_kwargs=arguments
+        _dataset_rows, features=canonical_features(with_levels=True, with_landmarks=True), gen_kwargs=arguments
     )
 
 
@@ -224,7 +228,7 @@ def shapes_stream(
     options = _options(seed, image_size, levels, expressions_per_image)
     arguments = {"blocks": list(range(STREAM_BLOCKS)), "split": split, "seed": seed, "options": options}
     stream = datasets.IterableDataset.from_generator(
-        _stream_rows, features=canonical_features(with_levels=True), gen_kwargs=arguments
+        _stream_rows, features=canonical_features(with_levels=True, with_landmarks=True), gen_kwargs=arguments
     )
     return stream.repeat(None)
 

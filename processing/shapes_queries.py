@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -284,6 +285,24 @@ def _resolve(query: Query, scene: Scene) -> list[ShapeObject]:
         return found
     candidates = [shape for shape in found if shape is not anchor]
     return _ranked(candidates, query.pick, anchor) if candidates else []
+
+
+def landmarks_of(query: Query, scene: Scene) -> tuple[int, ...]:
+    """
+    The objects that `query` names to say where its referent is ("the ring" in "the star left of the ring"), at every
+    depth, as ascending indices into `scene.objects`. A phrase that names nothing has none.
+    """
+    found: set[int] = set()
+    for part in (query, *query.also):
+        anchors = [condition.anchor for condition in part.conditions if not isinstance(condition, Region)]
+        if part.pick is not None and part.pick.anchor is not None:
+            anchors.append(part.pick.anchor)
+        for anchor in anchors:
+            found.update(landmarks_of(anchor, scene))
+            with suppress(_NoReferentError):
+                named = _definite(anchor, scene)
+                found.update(index for index, shape in enumerate(scene.objects) if shape is named)
+    return tuple(sorted(found))
 
 
 def resolve(query: Query, scene: Scene) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from benchmarks.ablation_report import document, gains_table
 from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
 from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
 from processing.shapes_oracles import labelled_scene
-from processing.shapes_queries import Phrase, Pick, Query, Relation, SameAs, SizeThan
+from processing.shapes_queries import Phrase, Pick, Query, Relation, SameAs, SizeThan, landmarks_of
 from processing.training.arguments import load_settings
 from tests.scripts.tiny_run import write_settings
 from tests.tiny import tiny_config, tiny_processor
@@ -46,6 +46,7 @@ class KnowingModel:
         shape = (len(self.scenes), max(len(scene.expressions) for scene in self.scenes))
         first, last = -torch.ones(*shape, SIZE, SIZE), -torch.ones(*shape, SIZE, SIZE)
         presence = -torch.ones(shape)
+        named = -torch.ones(*shape, SIZE, SIZE)
         attention = torch.zeros(*shape, 2, 1, SIZE * SIZE + 2)
         for row, scene in enumerate(self.scenes):
             for position, expression in enumerate(scene.expressions):
@@ -54,12 +55,14 @@ class KnowingModel:
                     presence[row, position] = 1
                 other = next(index for index in range(len(scene.masks)) if index not in expression.targets)
                 first[row, position][torch.from_numpy(scene.masks[other])] = 1
+                for landmark in landmarks_of(expression.query, scene.scene):
+                    named[row, position][torch.from_numpy(scene.masks[landmark])] = 1
                 attention[row, position, ..., 2:] = (last[row, position] > 0).flatten()
         attentions = (attention.clamp(min=1e-9), attention[..., :2]) if output_attentions else None
         features = JMCELNImageFeatures(pixel_features=(torch.zeros(1, SIZE, SIZE, 1),))
         return JMCELNOutput(
-            logits=last, presence_logits=presence, stage_logits=(first, last), attentions=attentions,
-            image_features=features,
+            logits=last, presence_logits=presence, stage_logits=(first, last), landmark_logits=(last, named),
+            attentions=attentions, image_features=features,
         )  # fmt: skip
 
 
@@ -70,6 +73,9 @@ def test_every_figure_of_known_outputs(scenes):
     first, last = summary["stages"]
     assert (first["mIoU"], first["P@0.5"], first["chosen"]) == (0, 0, 0)
     assert (last["mIoU"], last["P@0.5"], last["chosen"]) == (1, 1, 1)
+    # The first stage takes the referent for the landmark, beside objects that are as dense as each other.
+    assert first["landmarks"] < 0.5
+    assert last["landmarks"] == 1
     assert summary["inconsistency"] == [1]
     right = {"wrong_to_right": 1, "right_to_wrong": 0}
     assert summary["transitions"] == {"P@0.5": right, "chosen": right}
@@ -77,7 +83,7 @@ def test_every_figure_of_known_outputs(scenes):
     # All of the attention lies on the referent, and the second stage looks at no pixel.
     assert first["attention"]["referent"] > 10
     assert first["attention"]["another object"] == pytest.approx(0, abs=1e-3)
-    assert first["attention"]["anchor"] == pytest.approx(0, abs=1e-3)
+    assert first["attention"]["landmark"] == pytest.approx(0, abs=1e-3)
     assert last["attention"] is None
     for level, scores in summary["levels"].items():
         if level != "no_target":
@@ -125,7 +131,7 @@ def plan(tmp_path):
         "test": {"split": "test", "size": 4, "image_size": SIZE},
         "baseline": "plain cascade",
         "variants": variants,
-        "sweeps": {"num_context_tokens": [1]},
+        "sweeps": {"num_context_tokens": [2]},
     }
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump(content))

@@ -8,8 +8,13 @@ from torch import nn
 
 from modeling_jmceln import JMCELNModel
 from modeling_jmceln.alignment import JMCELNProgressiveAlignment
-from modeling_jmceln.attention import pool_maps, sine_position_embedding
-from modeling_jmceln.losses import dice_loss, expression_losses
+from modeling_jmceln.attention import (
+    axial_angles,
+    cell_centres,
+    pool_maps,
+    sine_position_embedding,
+)
+from modeling_jmceln.losses import dice_loss, expression_losses, landmark_loss
 from modeling_jmceln.upsampling import JMCELNConvexUpsampler
 from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
 from tests.tiny import tiny_config
@@ -77,6 +82,31 @@ def test_a_wholly_ignored_label_teaches_nothing():
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
+def test_landmarks_that_are_not_known_teach_nothing():
+    model, inputs = random_model(num_stages=3), random_inputs(2, 2)
+    labels = torch.randint(0, 2, (2, 2, 64, 64))
+    loss = model(**inputs, labels=labels).loss
+    unknown = torch.full_like(labels, 255)
+    torch.testing.assert_close(model(**inputs, labels=labels, landmark_masks=unknown).loss, loss)
+    landmarks = unknown.clone()
+    landmarks[1, 0] = labels[0, 1]
+    output = model(**inputs, labels=labels, landmark_masks=landmarks)
+    expected = landmark_loss(
+        tuple(stage[1, :1] for stage in output.landmark_logits), landmarks[1, :1], (64, 64), model.config
+    )
+    torch.testing.assert_close(output.loss - loss, model.config.landmark_loss_weight * expected.sum() / 4)
+
+
+def test_every_stage_learns_to_find_landmarks():
+    config = tiny_config(num_stages=3)
+    landmarks = torch.zeros(1, 64, 64, dtype=torch.long)
+    landmarks[:, 16:32, 32:64] = 1
+    exact = [torch.where(landmarks == 1, 20.0, -20.0)] * 3
+    assert landmark_loss(tuple(exact), landmarks, (64, 64), config).item() < 1e-3
+    one_wrong = [*exact[:2], -exact[2]]
+    assert landmark_loss(tuple(one_wrong), landmarks, (64, 64), config).item() > 10
+
+
 def test_plain_cascade_has_about_the_same_size():
     full = random_model().num_parameters()
     assert random_model(use_contextual_embedding=False).num_parameters() == pytest.approx(full, rel=0.01)
@@ -105,16 +135,19 @@ def test_masked_heads_of_the_writer_look_where_the_mask_is():
     model = random_model()
     writer = model.cascade.stages[1].writer
     pixels, positions = torch.randn(1, 64, 32), torch.zeros(1, 64, 32)
-    probabilities = torch.zeros(1, 64)
-    probabilities[:, :8] = 1
+    probabilities = torch.zeros(1, 2, 64)
+    probabilities[:, 0, :8] = 1
+    probabilities[:, 1, 8:16] = 1
     _, weights = writer(
         torch.randn(1, 4, 32), torch.randn(1, 3, 32), torch.zeros(1, 1, 1, 3), pixels, positions, probabilities, True
     )
     # keys: 3 words, 4 tokens, 64 pixels
     on_pixels = weights[..., 7:] / weights[..., 7:].sum(-1, keepdim=True)
-    inside = on_pixels[..., :8].sum(-1)
-    assert (inside[:, :2] > 0.95).all()
-    assert (inside[:, 2:] < 0.5).all()
+    on_referent, on_landmarks = on_pixels[..., :8].sum(-1), on_pixels[..., 8:16].sum(-1)
+    assert (on_referent[:, 0] > 0.95).all()
+    assert (on_landmarks[:, 1] > 0.95).all()
+    assert (on_referent[:, 2:] < 0.5).all()
+    assert (on_landmarks[:, 2:] < 0.5).all()
 
 
 @torch.no_grad()
@@ -257,3 +290,41 @@ def test_loss_of_parts_adds_up_to_the_loss_of_the_whole():
         for image in range(2)
     ]  # fmt: skip
     torch.testing.assert_close(sum(parts), whole)
+
+
+@torch.no_grad()
+def test_what_is_read_depends_on_the_way_between_two_places():
+    # One key a query: its value comes back turned by the way between them, wherever the two lie.
+    attention = random_model().cascade.stages[0].writer.attention
+    query, key = torch.randn(2, 1, 1, 32)
+    places = torch.tensor([[0.2, 0.1], [0.3, 0.5]])
+    ways = [axial_angles(places + shift, 8) for shift in (0.0, 0.4)]
+    near, far = (attention(query, key, key, query_angles=way[:1], key_angles=way[1:])[0] for way in ways)
+    torch.testing.assert_close(near, far)
+    back = attention(query, key, key, query_angles=ways[0][1:], key_angles=ways[0][:1])[0]
+    assert not torch.allclose(near, back, atol=1e-2)
+    plain = attention(query, key, key)[0]
+    torch.testing.assert_close(attention(query, key, key, query_angles=ways[0][:1], key_angles=ways[0][:1])[0], plain)
+
+
+@torch.no_grad()
+def test_scores_depend_on_the_way_between_two_places():
+    attention = random_model().cascade.stages[0].writer.attention
+    query, keys = torch.randn(1, 1, 32), torch.randn(1, 3, 32)
+    here, others = torch.tensor([[0.2, 0.3]]), torch.tensor([[0.1, 0.3], [0.3, 0.3], [0.4, 0.6]])
+    weights = [
+        attention(
+            query, keys, keys, None, True, query_angles=axial_angles(here + shift, 8),
+            key_angles=axial_angles(others + shift, 8),
+        )[1]
+        for shift in (0.0, 0.3)
+    ]  # fmt: skip
+    torch.testing.assert_close(*weights)
+    mirrored = axial_angles(2 * here - others, 8)
+    other_side = attention(query, keys, keys, None, True, query_angles=axial_angles(here, 8), key_angles=mirrored)[1]
+    assert not torch.allclose(weights[0], other_side, atol=1e-3)
+
+
+def test_cells_lie_at_their_centres():
+    expected = torch.tensor([[0.25, 1 / 6], [0.25, 0.5], [0.25, 5 / 6], [0.75, 1 / 6], [0.75, 0.5], [0.75, 5 / 6]])
+    torch.testing.assert_close(cell_centres(2, 3, torch.device("cpu")), expected)

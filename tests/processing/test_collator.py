@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing.collator import ReferringCollator, select_expressions
-from processing.masks import decode_mask
+from processing.masks import decode_mask, encode_mask
 from processing.training_augmentation import MaskingAugmentation
 from tests.tiny import tiny_processor
 
@@ -66,6 +66,23 @@ def test_a_row_without_expressions_counts_for_nothing(processor):
     assert not batch["attention_mask"][0].any()
     assert (batch["labels"][0] == 255).all()
     assert batch["attention_mask"][1].any()
+
+
+def test_landmarks_come_with_their_expressions_in_training(processor):
+    row, plain = (canonical_row(number, (2, 1), size=(64, 64)) for number in range(2))
+    named = [encode_mask(np.eye(64, k=offset, dtype=bool)) for offset in range(3)]
+    row["expressions"] = ["the red square", "the green square", "the blue square"]
+    rows = [{**row, "landmarks": named}, {**plain, "expressions": [], "mask_index": []}, plain]
+    batch = ReferringCollator(processor, training=True)(rows)
+    assert batch["landmark_masks"].shape == batch["labels"].shape
+    texts = processor.tokenizer.batch_decode(batch["input_ids"][0], skip_special_tokens=True)
+    for text, landmarks, label in zip(texts, batch["landmark_masks"][0], batch["labels"][0], strict=True):
+        place = row["expressions"].index(text)
+        assert torch.equal(landmarks, torch.from_numpy(decode_mask(named[place])).to(torch.uint8))
+        expected = decode_mask(row["masks"][row["mask_index"][place]])
+        assert torch.equal(label == 1, torch.from_numpy(expected))
+    assert (batch["landmark_masks"][1:] == 255).all()
+    assert "landmark_masks" not in ReferringCollator(processor)(rows)
 
 
 def test_training_draws_anew_at_each_visit_and_alike_for_one(processor):

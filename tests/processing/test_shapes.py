@@ -25,6 +25,7 @@ from processing.shapes import (
 from processing.shapes_ceiling import resolution_ceiling, upsampled_prediction
 from processing.shapes_expressions import LEVELS
 from processing.shapes_oracles import labelled_scene
+from processing.shapes_queries import landmarks_of
 from processing.shapes_sheet import draw_sheet
 
 
@@ -81,6 +82,14 @@ def test_a_row_holds_the_exact_masks_of_its_targets():
             expected = item.masks[list(expression.targets)].any(0)
             np.testing.assert_array_equal(decode_mask(row["masks"][place]), expected)
             assert (mask_area(row["masks"][place]) == 0) == (expression.level == "no_target")
+        assert len(row["landmarks"]) == len(item.expressions)
+        for landmarks, expression in zip(row["landmarks"], item.expressions, strict=True):
+            named = list(landmarks_of(expression.query, item.scene))
+            np.testing.assert_array_equal(decode_mask(landmarks), item.masks[named].any(0))
+            if expression.level in ("relation", "chain2", "chain3"):
+                assert len(named) == {"relation": 1, "chain2": 2, "chain3": 3}[expression.level]
+            elif expression.level in ("appearance", "position"):
+                assert not named
 
 
 def test_scene_and_expressions_do_not_depend_on_the_image_size():
@@ -100,7 +109,7 @@ def test_levels_take_turns():
 
 def test_the_dataset_has_the_canonical_columns():
     dataset = shapes_dataset("test", 5, image_size=48)
-    assert dataset.features == canonical_features(with_levels=True)
+    assert dataset.features == canonical_features(with_levels=True, with_landmarks=True)
     assert len(dataset) == 5
     for index in range(5):
         assert as_comparable(dataset[index]) == as_comparable(shapes_row("test", index, image_size=48))
@@ -112,7 +121,7 @@ def test_the_dataset_has_the_canonical_columns():
 def test_the_stream_gives_the_rows_in_order():
     stream = shapes_stream("train", image_size=32)
     assert isinstance(stream, datasets.IterableDataset)
-    assert stream.features == canonical_features(with_levels=True)
+    assert stream.features == canonical_features(with_levels=True, with_landmarks=True)
     for index, row in enumerate(islice(stream, 3)):
         assert as_comparable(row) == as_comparable(shapes_row("train", index, image_size=32))
 

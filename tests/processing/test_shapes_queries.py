@@ -12,6 +12,7 @@ from processing.shapes_queries import (
     SameAs,
     SizeThan,
     UnclearError,
+    landmarks_of,
     resolve,
 )
 from processing.shapes_scene import Scene, ShapeObject
@@ -75,6 +76,21 @@ def test_chains_resolve_from_inside():
     found = scene(*AROUND.objects, shape("square", 0.2, 0.85), shape("square", 0.8, 0.8))
     inner = Query(STAR, (Relation("left", THE_RING),))
     assert resolve(Query(Phrase(kind="square"), (Relation("below", inner),)), found) == (5,)
+
+
+def test_landmarks_are_what_is_named_on_the_way():
+    found = scene(*AROUND.objects, shape("square", 0.2, 0.85), shape("square", 0.8, 0.8))
+    ring = resolve(THE_RING, found)
+    left = Query(STAR, (Relation("left", THE_RING),))
+    assert landmarks_of(STAR_ALONE := Query(STAR, several=True), found) == ()
+    assert landmarks_of(left, found) == ring
+    assert landmarks_of(Query(STAR, pick=Pick("nearest", anchor=THE_RING)), found) == ring
+    below = Query(Phrase(kind="square"), (Relation("below", left),))
+    assert landmarks_of(below, found) == tuple(sorted({*ring, *resolve(left, found)}))
+    assert landmarks_of(Query(STAR, several=True, also=(below,)), found) == landmarks_of(below, found)
+    missing = Relation("left", Query(Phrase(kind="heart"), (Relation("above", THE_RING),)))
+    assert landmarks_of(Query(STAR, (missing,)), found) == ring
+    assert landmarks_of(Query(STAR, (Region("left side"),)), found) == landmarks_of(STAR_ALONE, found)
 
 
 @pytest.mark.parametrize(
