@@ -77,7 +77,8 @@ def gains_table(report: Report, score: str) -> str:
 
 
 def stages_table(report: Report) -> str:
-    rows = [["variant", "stage", "mIoU", "P@0.5", "means the right object", "finds the landmarks", "1 - IoU with the next"]]
+    scored = ("mIoU", "P@0.5", "means the right object", "finds the landmarks")
+    rows = [["variant", "stage", *scored, "1 - IoU with the next"]]
     for variant in measured(report):
         summary = merged([run["summary"] for run in runs_of(report, variant)])
         inconsistency = [*summary["inconsistency"], None]

@@ -59,7 +59,10 @@ def analyse(
         probabilities = stage_probabilities(output)
         landmarks = _enlarged(output.landmark_logits, output.logits.shape[-2:])
         found = [
-            [_record(scene, row, position, output, probabilities, landmarks) for position in range(len(scene.expressions))]
+            [
+                _record(scene, row, position, output, probabilities, landmarks)
+                for position in range(len(scene.expressions))
+            ]
             for row, scene in enumerate(batch)
         ]
         others = [scenes[(start + row + 1) % len(scenes)].expressions for row in range(len(batch))]
@@ -126,10 +129,8 @@ def _record(
     record["chosen"] = [int(_densities(stage[row, position], scene).argmax()) == target for stage in probabilities]
     landmarks = landmarks_of(expression.query, scene.scene)
     if landmarks:
-        record["landmarks"] = [
-            len({*_densities(stage[row, position], scene).argsort()[-len(landmarks) :]} & {*landmarks}) / len(landmarks)
-            for stage in landmark_probabilities
-        ]
+        densest = [_densities(stage[row, position], scene).argsort() for stage in landmark_probabilities]
+        record["landmarks"] = [len({*order[-len(landmarks) :]} & {*landmarks}) / len(landmarks) for order in densest]
     if output.attentions is not None:
         record["attention"] = [
             look
@@ -184,9 +185,9 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
     Returns:
         `dict`: `levels`: by level `expressions`, and for those with targets `mIoU`, `P@0.5`, `chosen` (share of
         single targets whose object the last stage means) and the mIoU of each of the `controls`; `stages`: one dict a
-        stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between the first and the last stage the
-        shares that went from wrong to right and back, by `P@0.5` and by `chosen`; `inconsistency`: mean 1 - IoU of
-        successive stages; `N-acc` and `T-acc`: absent and present referents told right.
+        stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between the first and the
+        last stage the shares that went from wrong to right and back, by `P@0.5` and by `chosen`; `inconsistency`: mean
+        1 - IoU of successive stages; `N-acc` and `T-acc`: absent and present referents told right.
     """
     with_target = [record for record in records if record["has_target"]]
     single = [record for record in with_target if "chosen" in record]

@@ -3,9 +3,9 @@
     python benchmarks/stage_pictures.py --model runs/shapes --levels relation chain2 --output stages.png
 
 Expressions are drawn at random from a split of the synthetic benchmark. Left the image, the referent outlined in green
-and its landmarks in orange; then for each stage its mask, where it sees the landmarks, the mean attention of its context tokens to the pixels (without
-a contextual embedding there is none) and, after the first, the filter: bright where the stage's own prediction counts,
-dark where that of the stage before does.
+and its landmarks in orange; then for each stage its mask, where it sees the landmarks, the mean attention of its
+context tokens to the pixels (without a contextual embedding there is none) and, after the first, the filter: bright
+where the stage's own prediction counts, dark where that of the stage before does.
 """
 
 import argparse
@@ -63,7 +63,8 @@ def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabelledScene,
     num_stages = model.config.num_stages
     columns = [""]  # the expression is written there
     for stage in range(1, num_stages + 1):
-        columns += [f"mask {stage}", f"landmarks {stage}", f"attention {stage}"] + ([f"filter {stage}"] if stage > 1 else [])
+        columns += [f"mask {stage}", f"landmarks {stage}", f"attention {stage}"]
+        columns += [f"filter {stage}"] if stage > 1 else []
     figure = Figure(figsize=(1.7 * len(columns), 2.0 * len(cases)), layout="constrained")
     grid = figure.subplots(len(cases), len(columns), squeeze=False)
     for axes in grid.flat:

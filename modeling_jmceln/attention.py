@@ -151,10 +151,11 @@ class JMCELNPixelAttention(JMCELNAttention):
 
 
 def cell_centres(height: int, width: int, device: torch.device) -> torch.Tensor:
-    """Rows and columns of the centres of a map's cells, relative to the image: `(height * width, 2)`, `float32`."""
+    """Row and column of the centre of each cell of a map, relative to the image: `(height * width, 2)`, `float32`."""
     rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-    return torch.stack([rows[:, None].expand(height, width), columns[None].expand(height, width)], dim=-1).flatten(0, 1)
+    places = [rows[:, None].expand(height, width), columns[None].expand(height, width)]
+    return torch.stack(places, dim=-1).flatten(0, 1)
 
 
 def axial_angles(places: torch.Tensor, head_dim: int) -> torch.Tensor:

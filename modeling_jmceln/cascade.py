@@ -138,7 +138,7 @@ class JMCELNStage(GradientCheckpointingLayer):
 
         embeddings, logits = self.predictor(pixels, positions, context, pixel_features, height, width)
         alignment_filter = None
-        if self.alignment is not None:
+        if self.alignment is not None and previous_logits is not None:
             referent, landmarks = logits.unbind(1)
             previous_referent = resize_logits(previous_logits[:, 0], *logits.shape[-2:])
             referent, alignment_filter = self.alignment(embeddings, referent, previous_referent)

@@ -232,8 +232,8 @@ class JMCELNConfig(PretrainedConfig):
             )
         if self.hidden_size % (4 * self.num_attention_heads):
             raise ValueError(
-                "`hidden_size` must be divisible by 4 times `num_attention_heads`, for each head holds rows and columns"
-                f" as sines and cosines; got {self.hidden_size} and {self.num_attention_heads}."
+                "`hidden_size` must be divisible by 4 times `num_attention_heads`, for heads turn pairs of channels"
+                f" by rows and columns; got {self.hidden_size} and {self.num_attention_heads}."
             )
         if self.num_attention_heads % 2:
             raise ValueError(

@@ -14,7 +14,8 @@ class JMCELNContextWriter(nn.Module):
 
     Half of the heads see the pixels through the masks of the stage before (their log probabilities are added to the
     scores), the first of them through the referent's and the others through the landmarks', so they gather what the
-    current prediction covers; the other half see all, so that a wrong mask does not hide the right object. Without `use_contextual_embedding` the same weights read only the words and the tokens.
+    current prediction covers; the other half see all, so that a wrong mask does not hide the right object. Without
+    `use_contextual_embedding` the same weights read only the words and the tokens.
     """
 
     def __init__(self, config: JMCELNConfig):

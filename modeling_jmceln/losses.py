@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Losses: masks, agreement of the stages, landmarks, presence of the referent. Every function returns one value an expression."""
+"""Losses, one value an expression: masks, agreement of the stages, landmarks, presence of the referent."""
 
 import torch
 from torch import nn

@@ -65,11 +65,15 @@ class Scene:
 
 @dataclass(frozen=True)
 class GradedExpression:
-    """An expression, its level, and the annotations that it means together; none for an absent referent."""
+    """
+    An expression, its level, the annotations that it means together (none for an absent referent), and those of its
+    landmarks, the objects that it names beside them.
+    """
 
     text: str
     level: str
     annotation_ids: tuple[int, ...]
+    landmark_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class _Candidate:
     category: str
     anchor: str | None = None
     anchor_phrase: str | None = None
+    landmarks: tuple[SceneObject, ...] = ()
 
 
 @dataclass
@@ -252,7 +257,8 @@ class ExpressionWriter:
                     if expressions[text].annotation_ids != meaning:
                         ambiguous.add(text)
                     continue
-                expressions[text] = GradedExpression(text, level, meaning)
+                landmarks = tuple(item.annotation_id for item in candidate.landmarks)
+                expressions[text] = GradedExpression(text, level, meaning, landmarks)
                 written += 1
         return [expression for text, expression in expressions.items() if text not in ambiguous]
 
@@ -347,7 +353,7 @@ class ExpressionWriter:
             failing = [item for item in items if relation.fails(item, anchor, slack)]
             if len(holding) == 1 and len(failing) == len(items) - 1 and self._is_target(scene, holding[0]):
                 templates = tuple(f"the {{x}} {words} {{y}}" for words in relation.words)
-                yield _Candidate(level, (holding[0],), templates, category, anchor.category, phrase)
+                yield _Candidate(level, (holding[0],), templates, category, anchor.category, phrase, (anchor,))
         diagonal = (scene.width**2 + scene.height**2) ** 0.5
         line = sorted(items, key=lambda item: _gap(item, anchor))
         distances = [_gap(item, anchor) / diagonal for item in line]
@@ -355,10 +361,10 @@ class ExpressionWriter:
             words = ("the {x} nearest to {y}", "the {x} closest to {y}")
             if distances[0] < 0.02:
                 words += ("the {x} next to {y}",)
-            yield _Candidate(level, (line[0],), words, category, anchor.category, phrase)
+            yield _Candidate(level, (line[0],), words, category, anchor.category, phrase, (anchor,))
         if distances[-1] - distances[-2] >= self.margins.nearness and self._is_target(scene, line[-1]):
             words = ("the {x} furthest from {y}", "the {x} farthest away from {y}")
-            yield _Candidate(level, (line[-1],), words, category, anchor.category, phrase)
+            yield _Candidate(level, (line[-1],), words, category, anchor.category, phrase, (anchor,))
 
     def _counts(
         self,
@@ -438,7 +444,7 @@ class ExpressionWriter:
                 for relation, opposite in zip(_RELATIONS, _OPPOSITES, strict=True):
                     if all(opposite.holds(item, anchor, slack) for item in items):
                         templates = tuple(f"the {{x}} {words} {{y}}" for words in relation.words)
-                        yield _Candidate("absent", (), templates, category, anchor_category)
+                        yield _Candidate("absent", (), templates, category, anchor_category, landmarks=(anchor,))
 
 
 def _gap(first: SceneObject, second: SceneObject) -> float:

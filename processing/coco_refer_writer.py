@@ -74,7 +74,8 @@ def references_of_image(
     """
     Expressions of one image as references like those of gRefCOCO, sentences of one meaning together.
 
-    `ann_id` and `category_id` are lists, `[-1]` for no target; each sentence carries its `level`.
+    `ann_id` and `category_id` are lists, `[-1]` for no target; each sentence carries its `level` and
+    its `landmark_ids`, the annotations of the other objects that it names.
     """
     by_meaning: dict[tuple[int, ...], list[GradedExpression]] = defaultdict(list)
     for expression in expressions:
@@ -100,6 +101,7 @@ def references_of_image(
                         "sent": sentence.text,
                         "sent_id": identifier,
                         "level": sentence.level,
+                        "landmark_ids": list(sentence.landmark_ids),
                     }
                     for identifier, sentence in zip(ids, sentences, strict=True)
                 ],

@@ -135,7 +135,7 @@ class ReferringCollator:
         masks: Sequence[list[np.ndarray]],
         landmarks: Sequence[list[np.ndarray] | None],
     ) -> dict[str, torch.Tensor]:
-        """`pixel_values`, `labels` and, if there are any, `landmark_masks`, with 255 for the masks that are missing."""
+        """`pixel_values`, `labels` and, if there are any, `landmark_masks`, with 255 for masks that are missing."""
         most = max(1, *(len(entry) for entry in masks))
         has_landmarks = any(entry is not None for entry in landmarks)
         maps = []

@@ -10,12 +10,12 @@ import json
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .masks import empty_rle, mask_area, to_rle, union_rles
+from .masks import RunLengthMask, empty_rle, mask_area, to_rle, union_rles
 from .referring_rows import Referent, collect_referents, find_image, sentence_texts
 from .restricted_pickle import load_plain_pickle
 
@@ -140,7 +140,7 @@ class ReferFolder:
             identifier
             for references in by_image.values()
             for reference in references
-            for identifier in annotation_ids(reference)
+            for identifier in (*annotation_ids(reference), *_landmark_ids(reference))
         }
         self._annotations = {
             annotation["id"]: annotation for annotation in instances["annotations"] if annotation["id"] in needed
@@ -150,6 +150,7 @@ class ReferFolder:
             for image_id, references in by_image.items()
         ]
         self.has_levels = any("level" in sentence for sentence in _sentences(references, split))
+        self.has_landmarks = all("landmark_ids" in sentence for sentence in _sentences(references, split))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -169,28 +170,36 @@ class ReferFolder:
         ref_id = reference["ref_id"]
         if "height" not in image.info or "width" not in image.info:
             raise ValueError(f"reference {ref_id}: image {image.image_id} has no size in instances.json")
-        height, width = image.info["height"], image.info["width"]
+        size = image.info["height"], image.info["width"]
+        mask = self._union(ref_id, annotation_ids(reference), size)
+        if annotation_ids(reference) and mask_area(mask) == 0:
+            raise ValueError(f"reference {ref_id}: its annotations cover no pixel")
+        sentences = reference["sentences"]
+        expressions = sentence_texts(sentences, self.sentence_field)
+        if (self.has_levels or self.has_landmarks) and len(sentences) != len(expressions):
+            raise ValueError(f"reference {ref_id}: an empty sentence among graded ones")
+        levels = [sentence.get("level", "") for sentence in sentences] if self.has_levels else None
+        landmarks = None
+        if self.has_landmarks:
+            landmarks = [self._union(ref_id, sentence["landmark_ids"], size) for sentence in sentences]
+        return Referent(str(ref_id), expressions, mask, levels, landmarks)
+
+    def _union(self, ref_id: Any, identifiers: Iterable[int], size: tuple[int, int]) -> RunLengthMask:
+        """The mask of several annotations together, empty for none."""
         parts = []
-        for identifier in annotation_ids(reference):
+        for identifier in identifiers:
             if identifier not in self._annotations:
                 raise ValueError(f"reference {ref_id}: annotation {identifier} is not in instances.json")
             try:
-                parts.append(to_rle(self._annotations[identifier]["segmentation"], height, width))
+                parts.append(to_rle(self._annotations[identifier]["segmentation"], *size))
             except (ValueError, TypeError) as error:
                 raise ValueError(f"reference {ref_id}: annotation {identifier}: {error}") from error
-        if parts:
-            mask = union_rles(parts)
-            if mask_area(mask) == 0:
-                raise ValueError(f"reference {ref_id}: its annotations cover no pixel")
-        else:
-            mask = empty_rle(height, width)
-        expressions = sentence_texts(reference["sentences"], self.sentence_field)
-        levels = None
-        if self.has_levels:
-            levels = [sentence.get("level", "") for sentence in reference["sentences"]]
-            if len(levels) != len(expressions):
-                raise ValueError(f"reference {ref_id}: an empty sentence among graded ones")
-        return Referent(str(ref_id), expressions, mask, levels)
+        return union_rles(parts) if parts else empty_rle(*size)
+
+
+def _landmark_ids(reference: Mapping[str, Any]) -> Iterator[int]:
+    for sentence in reference["sentences"]:
+        yield from sentence.get("landmark_ids", ())
 
 
 def _sentences(references: list[dict[str, Any]], split: str) -> Iterator[Mapping[str, Any]]:

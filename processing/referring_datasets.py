@@ -288,7 +288,7 @@ def _refer_folder_name(folder: Path) -> str:
 def _load_refer_folder(
     folder: ReferFolder, name: str, streaming: bool, on_bad_row: str, check_images: bool
 ) -> "datasets.Dataset | datasets.IterableDataset":
-    features = canonical_features(folder.has_levels)
+    features = canonical_features(folder.has_levels, folder.has_landmarks)
     bad_rows = BadRows(f"{name} {folder.split}", on_bad_row)
     if streaming:
         count = max(1, min(_FOLDER_SHARDS, len(folder)))
@@ -323,6 +323,8 @@ def _folder_rows(
             for problem in problems:
                 bad_rows.report(index, f"image {image.image_id}: {problem}")
             if referents:
-                columns = annotation_columns(referents, image.image_id, name, folder.split, folder.has_levels)
+                columns = annotation_columns(
+                    referents, image.image_id, name, folder.split, folder.has_levels, folder.has_landmarks
+                )
                 yield {"image": cell, **columns}
     bad_rows.summarize()

@@ -67,6 +67,7 @@ class Referent:
     expressions: list[str]
     mask: RunLengthMask
     levels: list[str] | None = None
+    landmarks: list[RunLengthMask] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,14 @@ def sentence_texts(sentences: Iterable[Mapping[str, Any]], sentence_field: str) 
 
 
 def annotation_columns(
-    referents: Sequence[Referent], image_id: str, dataset: str, split: str, with_levels: bool = False
+    referents: Sequence[Referent],
+    image_id: str,
+    dataset: str,
+    split: str,
+    with_levels: bool = False,
+    with_landmarks: bool = False,
 ) -> dict[str, Any]:
-    """All columns of the canonical row but the image."""
+    """All columns of the canonical row but the image; with landmarks only if all referents have theirs."""
     row: dict[str, Any] = {
         "image_id": image_id,
         "dataset": dataset,
@@ -169,6 +175,8 @@ def annotation_columns(
         row["levels"] = [
             level for referent in referents for level in referent.levels or [""] * len(referent.expressions)
         ]
+    if with_landmarks:
+        row["landmarks"] = [mask for referent in referents for mask in referent.landmarks or ()]
     return row
 
 

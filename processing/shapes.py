@@ -15,8 +15,8 @@ On `position`, `relation`, `chain2`, `chain3` and `comparison` the head noun phr
 the anchors; `scripts/shapes_oracles.py` measures what readers score who ignore words.
 
 Rows have the columns of `processing.referring_rows` with `levels` and `landmarks`. Each depends on nothing but its
-split, its index, the seed and the arguments given here, so two machines, or two runs, see the same data. What the words mean is written
-in `processing.shapes_queries`, how a level is kept from being solved without its words in
+split, its index, the seed and the arguments given here, so two machines, or two runs, see the same data. What the
+words mean is written in `processing.shapes_queries`, how a level is kept from being solved without its words in
 `processing.shapes_expressions`.
 """
 

@@ -21,6 +21,7 @@ RELATIONS = {
 }
 RELATIONS |= {f"to the {name}": rule for name, rule in RELATIONS.items() if name.endswith("of")}
 RELATIONS |= {"higher than": RELATIONS["above"], "lower than": RELATIONS["below"]}
+NEARNESS = ("nearest to", "closest to", "next to", "furthest from", "farthest away from")
 
 
 def distance(first, second):
@@ -185,6 +186,25 @@ def test_every_expression_means_what_it_says(scene, seed):
             assert (len(meaning) == 1) if single else meaning
             crowds = {item.annotation_id for item in scene.objects if item.is_crowd}
             assert not single or not crowds & set(meaning)
+
+
+@settings(max_examples=100)
+@given(scenes(), st.integers(0, 3))
+def test_landmarks_are_the_objects_that_are_named_beside_the_referent(scene, seed):
+    objects = {item.annotation_id: item for item in scene.objects}
+    for expression in ExpressionWriter(VOCABULARY, seed=seed, max_per_level=6).write(scene):
+        assert not set(expression.landmark_ids) & set(expression.annotation_ids)
+        if expression.level in ("relation", "chain"):
+            assert len(expression.landmark_ids) == 1
+        elif expression.level != "absent":
+            assert not expression.landmark_ids
+        for identifier in expression.landmark_ids:
+            nouns = {noun for names in category_names(objects[identifier].category) for noun in names}
+            # What stands behind the relation, "the left car" of "the dog nearest to the left car", is the landmark.
+            anchor = re.search(f"(?:{'|'.join([*RELATIONS, *NEARNESS])}) (the .+)", expression.text)[1]
+            assert any(noun in anchor for noun in nouns), expression.text
+            if expression.level == "chain":
+                assert Reader(scene).read(anchor) == (identifier,), expression.text
 
 
 @settings(max_examples=60)

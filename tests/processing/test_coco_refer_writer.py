@@ -81,20 +81,28 @@ def test_what_is_written_is_what_is_loaded(photos, streaming):
     assert {level for row in rows for level in row["levels"]} <= set(LEVELS)
     annotations = {item["id"]: item for item in json.loads((photos / "instances.json").read_text())["annotations"]}
     meaning = {
-        (str(reference["image_id"]), sentence["sent"]): (reference["ann_id"], sentence["level"])
+        (str(reference["image_id"]), sentence["sent"]): (
+            reference["ann_id"],
+            sentence["level"],
+            sentence["landmark_ids"],
+        )
         for reference in references
         for sentence in reference["sentences"]
     }
     for row in rows:
         assert len(row["levels"]) == len(row["expressions"])
-        for text, index, level in zip(row["expressions"], row["mask_index"], row["levels"], strict=True):
-            ids, written_level = meaning[row["image_id"], text]
-            expected = np.zeros((120, 160), dtype=bool)
-            for identifier in ids:
-                if identifier != -1:
-                    expected |= decode_mask(to_rle(annotations[identifier]["segmentation"], 120, 160))
+        columns = (row["expressions"], row["mask_index"], row["levels"], row["landmarks"])
+        for text, index, level, landmarks in zip(*columns, strict=True):
+            ids, written_level, landmark_ids = meaning[row["image_id"], text]
+            expected, expected_landmarks = np.zeros((2, 120, 160), dtype=bool)
+            for identifiers, mask in ((ids, expected), (landmark_ids, expected_landmarks)):
+                for identifier in identifiers:
+                    if identifier != -1:
+                        mask |= decode_mask(to_rle(annotations[identifier]["segmentation"], 120, 160))
             np.testing.assert_array_equal(decode_mask(row["masks"][index]), expected)
+            np.testing.assert_array_equal(decode_mask(landmarks), expected_landmarks)
             assert level == written_level
+            assert level not in ("relation", "chain") or expected_landmarks.any()
             assert (level == "absent") == (not expected.any())
 
 
