@@ -36,10 +36,10 @@ def stage(axes, x, number):
     box(axes, x, 1.0, 3.1, 3.5, "", CASCADE)
     lines = [
         f"stage {number}",
-        "write  context ← words, context,\npixels through the last mask m",
+        "write  context ← words, context,\npixels through the last masks",
         "read  pixels ← words, context",
         "mix  pixels ← pixels",
-        "predict  r = embedding · kernel",
+        "predict  referent r, landmarks",
         "align  m ← a·r + (1 - a)·m" if number > 1 else "m ← r",
     ]
     for index, (text, y) in enumerate(zip(lines, [4.25, 3.65, 3.0, 2.45, 1.9, 1.35], strict=True)):
@@ -73,7 +73,7 @@ def main():
         stage(axes, x, number)
     arrow(axes, (5.25, 2.45), (5.95, 2.45))
     for x in (9.15, 13.15):
-        for y, text in ((3.65, "context"), (2.45, "pixels"), (1.35, "mask")):
+        for y, text in ((3.65, "context"), (2.45, "pixels"), (1.35, "masks")):
             arrow(axes, (x, y), (x + 0.8, y), text, (0, 0.18))
     for start, end, stride in ((6.9, 7.4, "16"), (8.3, 11.0, "8"), (9.4, 14.4, "4")):
         arrow(axes, (start, 5.85), (end, 4.6), f"stride {stride}", (0.65, 0.1))
