@@ -54,6 +54,8 @@ class JMCELNAttention(nn.Module):
         values: torch.Tensor,
         attention_bias: torch.Tensor | None = None,
         output_attentions: bool = False,
+        query_angles: torch.Tensor | None = None,
+        key_angles: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
@@ -62,6 +64,9 @@ class JMCELNAttention(nn.Module):
             attention_bias (`torch.Tensor`, broadcastable to `(batch, heads, num_queries, num_keys)`, *optional*):
                 Added to the scores before the softmax.
             output_attentions (`bool`): Whether to return the weights, which needs the eager form for this call.
+            query_angles, key_angles (`torch.Tensor` of shape `(num_queries or num_keys, head_dim / 2)`, *optional*):
+                Where queries and keys lie, as angles: scores then depend on the way from one to the other, and so does
+                what is read.
 
         Returns:
             The output of shape `(batch, num_queries, hidden)` and the weights of shape
@@ -73,12 +78,18 @@ class JMCELNAttention(nn.Module):
         key_states = self.k_proj(keys).view(heads_shape).transpose(1, 2)
         value_states = self.v_proj(values).view(heads_shape).transpose(1, 2)
 
+        if query_angles is not None:
+            query_states = rotate(query_states, query_angles)
+            key_states, value_states = rotate(key_states, key_angles), rotate(value_states, key_angles)
+
         attention_interface: Callable = eager_attention_forward
         if self.config._attn_implementation != "eager" and not output_attentions:
             attention_interface = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         attention_output, attention_weights = attention_interface(
             self, query_states, key_states, value_states, attention_bias, scaling=self.scaling, dropout=0.0
         )
+        if query_angles is not None:
+            attention_output = rotate(attention_output.transpose(1, 2), -query_angles).transpose(1, 2)
         attention_output = attention_output.reshape(batch_size, num_queries, -1)
         return self.o_proj(attention_output), attention_weights if output_attentions else None
 
@@ -110,6 +121,11 @@ class JMCELNPixelAttention(JMCELNAttention):
     Self-attention among the pixels of one or more maps. Keys and values are averages over at most `max_key_size` rows
     and columns of cells, as in the spatial reduction of the Pyramid Vision Transformer (Wang et al., 2021), so the
     cost is linear in the number of pixels.
+
+    Queries, keys and values are rotated by their places, as in RoFormer (Su et al., 2021) with half of the channels
+    for rows and half for columns, and the output is rotated back by the place of the query, as in geometric transform
+    attention (Miyato et al., 2024): so "what is left of me" is one look whose side the content may choose, and what is
+    read tells how far away it lies.
     """
 
     def forward(
@@ -124,7 +140,45 @@ class JMCELNPixelAttention(JMCELNAttention):
         placed = pixels + positions
         # Values hold the positions as well: a pixel that reads another one learns where it is.
         sources = pool_maps(placed, map_sizes, self.config.max_key_size)
-        return super().forward(placed, sources, sources)[0]
+        centres = torch.cat([cell_centres(*size, device=pixels.device) for size in map_sizes]).unsqueeze(0)
+        return super().forward(
+            placed,
+            sources,
+            sources,
+            query_angles=axial_angles(centres[0], self.head_dim),
+            key_angles=axial_angles(pool_maps(centres, map_sizes, self.config.max_key_size)[0], self.head_dim),
+        )[0]
+
+
+def cell_centres(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Row and column of the centre of each cell of a map, relative to the image: `(height * width, 2)`, `float32`."""
+    rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+    places = [rows[:, None].expand(height, width), columns[None].expand(height, width)]
+    return torch.stack(places, dim=-1).flatten(0, 1)
+
+
+def axial_angles(places: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """
+    Angles by which [`rotate`] tells places.
+
+    Args:
+        places (`torch.Tensor` of shape `(num_places, 2)`): Row and column, 0 to 1.
+        head_dim (`int`): A multiple of 4.
+
+    Returns:
+        `torch.Tensor` of shape `(num_places, head_dim / 2)`: The first half for rows, the second for columns.
+    """
+    # From a quarter of a turn over the image, which orders any two places, to four turns.
+    exponents = torch.linspace(-1, 3, head_dim // 4, device=places.device)
+    return (places.unsqueeze(-1) * (math.pi * 2**exponents)).flatten(1)
+
+
+def rotate(states: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Turns each pair of channels `(i, i + head_dim / 2)` of `(..., places, head_dim)` by `(places, head_dim / 2)`."""
+    cosines, sines = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
 
 
 class JMCELNFeedForward(nn.Module):
@@ -151,9 +205,6 @@ def sine_position_embedding(
     # From half a period over the image to 16 periods: the coarse end orders objects, the fine end tells cells apart.
     exponents = torch.linspace(0, math.log2(32), num_frequencies, device=device, dtype=torch.float32)
     frequencies = math.pi * 2**exponents
-    rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
-    columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-    row_angles = (rows[:, None] * frequencies)[:, None].expand(height, width, num_frequencies)
-    column_angles = (columns[:, None] * frequencies)[None].expand(height, width, num_frequencies)
-    embedding = torch.cat([row_angles.sin(), row_angles.cos(), column_angles.sin(), column_angles.cos()], dim=-1)
-    return embedding.reshape(1, height * width, channels).to(dtype)
+    # (height * width, rows and columns, num_frequencies)
+    angles = cell_centres(height, width, device).unsqueeze(-1) * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).unsqueeze(0).to(dtype)

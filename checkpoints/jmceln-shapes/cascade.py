@@ -22,7 +22,11 @@ class JMCELNMaskBias(nn.Linear):
 
 
 class JMCELNMaskPredictor(nn.Module):
-    """Joins image-only pixel features with the fused pixels, and scores them by a kernel that the context makes."""
+    """
+    Joins image-only pixel features with the fused pixels and their places, and scores them by kernels that the context
+    makes: of its first token for the referent, of its second for the landmarks. With places among the features a
+    kernel can say "left of here", as the coordinates of CondInst (Tian et al., 2020) let it.
+    """
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
@@ -41,27 +45,34 @@ class JMCELNMaskPredictor(nn.Module):
         self.bias = JMCELNMaskBias(config.hidden_size, 1)
 
     def forward(
-        self, pixels: torch.Tensor, context: torch.Tensor, pixel_features: torch.Tensor, height: int, width: int
+        self,
+        pixels: torch.Tensor,
+        positions: torch.Tensor,
+        context: torch.Tensor,
+        pixel_features: torch.Tensor,
+        height: int,
+        width: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`): The working map.
+            positions (`torch.Tensor` of shape `(1, height * width, hidden)`)
             context (`torch.Tensor` of shape `(batch * expressions, num_tokens, hidden)`)
             pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
             height, width (`int`): Of the working map.
 
         Returns:
-            Pixel embeddings `(batch * expressions, out_height, out_width, mask_features)` and logits
-            `(batch * expressions, out_height, out_width)`.
+            Pixel embeddings `(batch * expressions, out_height, out_width, mask_features)` and logits of the referent
+            and of the landmarks `(batch * expressions, 2, out_height, out_width)`.
         """
         batch_size, out_height, out_width, _ = pixel_features.shape
-        fused = self.pixel_projection(self.pixel_norm(pixels)).unflatten(1, (height, width))
+        fused = self.pixel_projection(self.pixel_norm(pixels) + positions).unflatten(1, (height, width))
         fused = resize_maps(fused, out_height, out_width).unflatten(0, (batch_size, -1))
         embeddings = self.mixer((pixel_features.unsqueeze(1) + fused).flatten(0, 1))
-        # The first token carries the answer, the others are free for what else it takes to find it.
-        answer = self.kernel_norm(context[:, 0])
-        logits = torch.einsum("bhwc,bc->bhw", self.embedding_norm(embeddings), self.kernel(answer)) * self.scaling
-        return embeddings, logits + self.bias(answer).unsqueeze(-1)
+        # The tokens after these two are free for what else it takes to find the answer.
+        answers = self.kernel_norm(context[:, :2])
+        logits = torch.einsum("bhwc,bnc->bnhw", self.embedding_norm(embeddings), self.kernel(answers)) * self.scaling
+        return embeddings, logits + self.bias(answers).unsqueeze(-1)
 
 
 class JMCELNStage(GradientCheckpointingLayer):
@@ -77,7 +88,7 @@ class JMCELNStage(GradientCheckpointingLayer):
         self.feed_forward = JMCELNFeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
         self.predictor = JMCELNMaskPredictor(config)
-        self.mask_embedding = None if is_first else nn.Linear(1, config.hidden_size, bias=False)
+        self.mask_embedding = None if is_first else nn.Linear(2, config.hidden_size, bias=False)
         self.alignment = None if is_first or not config.use_alignment else JMCELNProgressiveAlignment(config)
 
     def forward(
@@ -102,18 +113,20 @@ class JMCELNStage(GradientCheckpointingLayer):
             word_bias (`torch.Tensor` of shape `(batch * expressions, 1, 1, length)`)
             pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
             height, width (`int`): Of the working map.
-            previous_logits (`torch.Tensor` of shape `(batch * expressions, h, w)`, *optional*)
+            previous_logits (`torch.Tensor` of shape `(batch * expressions, 2, h, w)`, *optional*):
+                Of the referent and of the landmarks.
             output_attentions (`bool`)
 
         Returns:
-            The new pixels and context, the logits and the alignment filter (or `None`), both
-            `(batch * expressions, out_height, out_width)`, and the writer's attention weights (or `None`).
+            The new pixels and context, the logits of referent and landmarks
+            `(batch * expressions, 2, out_height, out_width)`, the alignment filter
+            `(batch * expressions, out_height, out_width)` (or `None`), and the writer's attention weights (or `None`).
         """
         previous_probabilities = None
         if previous_logits is not None:
             previous_probabilities = nn.functional.adaptive_avg_pool2d(previous_logits.sigmoid(), (height, width))
-            previous_probabilities = previous_probabilities.flatten(1)
-            pixels = pixels + self.mask_embedding(previous_probabilities.unsqueeze(-1))
+            previous_probabilities = previous_probabilities.flatten(2)
+            pixels = pixels + self.mask_embedding(previous_probabilities.transpose(1, 2))
 
         context, weights = self.writer(
             context, words, word_bias, pixels, positions, previous_probabilities, output_attentions
@@ -123,11 +136,13 @@ class JMCELNStage(GradientCheckpointingLayer):
         pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, [(height, width)]))
         pixels = pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
 
-        embeddings, logits = self.predictor(pixels, context, pixel_features, height, width)
+        embeddings, logits = self.predictor(pixels, positions, context, pixel_features, height, width)
         alignment_filter = None
-        if self.alignment is not None:
-            previous_logits = resize_logits(previous_logits, *logits.shape[-2:])
-            logits, alignment_filter = self.alignment(embeddings, logits, previous_logits)
+        if self.alignment is not None and previous_logits is not None:
+            referent, landmarks = logits.unbind(1)
+            previous_referent = resize_logits(previous_logits[:, 0], *logits.shape[-2:])
+            referent, alignment_filter = self.alignment(embeddings, referent, previous_referent)
+            logits = torch.stack([referent, landmarks], dim=1)
         return pixels, context, logits, alignment_filter, weights
 
 

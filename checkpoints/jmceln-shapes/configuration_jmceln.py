@@ -57,7 +57,8 @@ class JMCELNConfig(PretrainedConfig):
             Stages of the cascade. The last predicts at the finest stride, each one before it at twice the stride of
             its successor, down to the working map (the second coarsest).
         num_context_tokens (`int`, *optional*, defaults to 8):
-            Tokens of the learnable contextual embedding (LCE).
+            Tokens of the learnable contextual embedding (LCE), two at least: the first predicts the referent, the
+            second the landmarks, the other objects that the expression names.
         use_contextual_embedding (`bool`, *optional*, defaults to `True`):
             Whether the context tokens read the features through the current mask and carry what they learned to the
             next stage. If `False`, they see only the words and each other, and start afresh at every stage.
@@ -77,6 +78,8 @@ class JMCELNConfig(PretrainedConfig):
             Weight of the two losses above on each stage's own mask, beside 1 for the final mask.
         alignment_loss_weight (`float`, *optional*, defaults to 0.1):
             Weight of the disagreement of each stage with the stage after it (which gets no gradient from it).
+        landmark_loss_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the mask losses of the landmarks at every stage, for expressions whose landmarks are given.
         presence_loss_weight (`float`, *optional*, defaults to 0.5):
             Weight of the binary cross entropy of "the referent is in the image".
     """
@@ -87,6 +90,7 @@ class JMCELNConfig(PretrainedConfig):
     # What the Trainer leaves out of the predictions that it gathers: only logits and presence are scored.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "stage_logits",
+        "landmark_logits",
         "contextual_embeddings",
         "alignment_filters",
         "image_features",
@@ -115,6 +119,7 @@ class JMCELNConfig(PretrainedConfig):
     dice_weight: float
     stage_loss_weight: float
     alignment_loss_weight: float
+    landmark_loss_weight: float
     presence_loss_weight: float
 
     def __init__(
@@ -140,6 +145,7 @@ class JMCELNConfig(PretrainedConfig):
         dice_weight=1.0,
         stage_loss_weight=0.5,
         alignment_loss_weight=0.1,
+        landmark_loss_weight=0.5,
         presence_loss_weight=0.5,
         **kwargs,
     ):
@@ -185,6 +191,7 @@ class JMCELNConfig(PretrainedConfig):
         self.dice_weight = dice_weight
         self.stage_loss_weight = stage_loss_weight
         self.alignment_loss_weight = alignment_loss_weight
+        self.landmark_loss_weight = landmark_loss_weight
         self.presence_loss_weight = presence_loss_weight
         self._validate_fields(num_features)
 
@@ -218,10 +225,15 @@ class JMCELNConfig(PretrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"`{name}` must be an integer of at least 0, got {value!r}.")
-        if self.hidden_size % self.num_attention_heads or self.hidden_size % 4:
+        if self.num_context_tokens < 2:
             raise ValueError(
-                f"`hidden_size` must be divisible by `num_attention_heads` and by 4, got {self.hidden_size} and"
-                f" {self.num_attention_heads}."
+                "`num_context_tokens` must be at least 2, one for the referent and one for its landmarks, got"
+                f" {self.num_context_tokens}."
+            )
+        if self.hidden_size % (4 * self.num_attention_heads):
+            raise ValueError(
+                "`hidden_size` must be divisible by 4 times `num_attention_heads`, for heads turn pairs of channels"
+                f" by rows and columns; got {self.hidden_size} and {self.num_attention_heads}."
             )
         if self.num_attention_heads % 2:
             raise ValueError(
@@ -246,6 +258,7 @@ class JMCELNConfig(PretrainedConfig):
             "dice_weight",
             "stage_loss_weight",
             "alignment_loss_weight",
+            "landmark_loss_weight",
             "presence_loss_weight",
         ):
             if getattr(self, name) < 0:

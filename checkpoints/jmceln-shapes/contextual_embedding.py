@@ -12,14 +12,17 @@ class JMCELNContextWriter(nn.Module):
     """
     Stores: the context tokens attend to the pixels, the words and each other, and take the answer in through a gate.
 
-    Half of the heads see the pixels through the mask of the stage before (its log probability is added to their
-    scores), so they gather what the current prediction covers; the other half see all, so that a wrong mask does not
-    hide the right object. Without `use_contextual_embedding` the same weights read only the words and the tokens.
+    Half of the heads see the pixels through the masks of the stage before (their log probabilities are added to the
+    scores), the first of them through the referent's and the others through the landmarks', so they gather what the
+    current prediction covers; the other half see all, so that a wrong mask does not hide the right object. Without
+    `use_contextual_embedding` the same weights read only the words and the tokens.
     """
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
-        self.num_masked_heads = config.num_attention_heads // 2
+        num_masked_heads = config.num_attention_heads // 2
+        self.num_landmark_heads = num_masked_heads // 2
+        self.num_referent_heads = num_masked_heads - self.num_landmark_heads
         self.num_attention_heads = config.num_attention_heads
         self.context_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pixel_norm = None
@@ -48,8 +51,8 @@ class JMCELNContextWriter(nn.Module):
             word_bias (`torch.Tensor` of shape `(batch, 1, 1, length)`)
             pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
             positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
-            previous_probabilities (`torch.Tensor` of shape `(batch, num_pixels)`, *optional*):
-                The mask of the stage before, absent at the first stage.
+            previous_probabilities (`torch.Tensor` of shape `(batch, 2, num_pixels)`, *optional*):
+                Referent and landmarks as the stage before sees them, absent at the first stage.
 
         Returns:
             The new context, of the same shape, and the attention weights over [words, tokens, pixels], without the
@@ -65,7 +68,9 @@ class JMCELNContextWriter(nn.Module):
             pixel_bias = bias.new_zeros(batch_size, self.num_attention_heads, 1, pixels.shape[1])
             if previous_probabilities is not None:
                 log_probabilities = previous_probabilities.detach().float().clamp(min=1e-3).log().to(bias.dtype)
-                pixel_bias[:, : self.num_masked_heads] = log_probabilities[:, None, None]
+                num_masked_heads = self.num_referent_heads + self.num_landmark_heads
+                pixel_bias[:, : self.num_referent_heads] = log_probabilities[:, :1, None]
+                pixel_bias[:, self.num_referent_heads : num_masked_heads] = log_probabilities[:, 1:, None]
             bias = torch.cat([bias.expand(-1, self.num_attention_heads, -1, -1), pixel_bias], dim=-1)
         # (batch, num_tokens, length + num_tokens + num_pixels) scores a head
         sources = torch.cat(sources, dim=1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Losses: masks, agreement of the stages, presence of the referent. Every function returns one value an expression."""
+"""Losses, one value an expression: masks, agreement of the stages, landmarks, presence of the referent."""
 
 import torch
 from torch import nn
@@ -56,6 +56,62 @@ def alignment_loss(
     return torch.stack(losses).sum(0)
 
 
+def cover_cells(
+    targets: torch.Tensor, weights: torch.Tensor, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Exact coverage of the cells of a coarser grid, so that no boundary is moved by it.
+
+    Args:
+        targets, weights (`torch.Tensor` of shape `(expressions, height, width)`): 0 or 1 at every pixel.
+        size (`tuple[int, int]`): Rows and columns of the grid.
+
+    Returns:
+        The share of each cell's counted pixels that `targets` holds, and the share of its pixels that count.
+    """
+    weights = nn.functional.adaptive_avg_pool2d(weights, size)
+    targets = nn.functional.adaptive_avg_pool2d(targets, size) / weights.clamp(min=1e-6)
+    return targets.clamp(max=1), weights
+
+
+def landmark_loss(
+    landmark_logits: tuple[torch.Tensor, ...],
+    landmark_masks: torch.Tensor,
+    stage_size: tuple[int, int],
+    config: JMCELNConfig,
+) -> torch.Tensor:
+    """
+    [`mask_loss`] of the landmarks of all stages. Phrases inside an expression as targets of their own are known from
+    MDETR (Kamath et al., 2021), whose tokens point to the boxes that they name.
+
+    Args:
+        landmark_logits (`tuple` of `torch.Tensor` of shape `(expressions, height, width)`): One a stage.
+        landmark_masks (`torch.Tensor` of shape `(expressions, height, width)`):
+            1 at the other objects that an expression names, 0 elsewhere; all else does not count.
+        stage_size (`tuple[int, int]`): Height and width of the padded input, which the stages' maps cover.
+        config ([`JMCELNConfig`])
+
+    Returns:
+        `torch.Tensor` of shape `(expressions,)`.
+    """
+    targets, weights = _targets_and_weights(landmark_masks)
+    has_landmark = targets.flatten(1).any(1)
+    targets, weights = _pad(targets, stage_size), _pad(weights, stage_size)
+    losses = [
+        mask_loss(stage.float(), *cover_cells(targets, weights, stage.shape[-2:]), has_landmark, config)
+        for stage in landmark_logits
+    ]
+    return torch.stack(losses).sum(0)
+
+
+def _targets_and_weights(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return (labels == 1).float(), ((labels == 0) | (labels == 1)).float()
+
+
+def _pad(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return nn.functional.pad(maps, (0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]))
+
+
 def expression_losses(
     logits: torch.Tensor,
     stage_logits: tuple[torch.Tensor, ...],
@@ -65,7 +121,7 @@ def expression_losses(
     config: JMCELNConfig,
 ) -> torch.Tensor:
     """
-    The weighted sum of all losses.
+    The weighted sum of all losses but that of the landmarks.
 
     Args:
         logits (`torch.Tensor` of shape `(expressions, height, width)`): At the resolution of the labels.
@@ -78,21 +134,17 @@ def expression_losses(
     Returns:
         `torch.Tensor` of shape `(expressions,)`.
     """
-    targets = (labels == 1).float()
-    weights = ((labels == 0) | (labels == 1)).float()
+    targets, weights = _targets_and_weights(labels)
     has_target = targets.flatten(1).any(1)
     loss = mask_loss(logits.float(), targets, weights, has_target, config)
 
-    padding = (0, stage_size[1] - labels.shape[-1], 0, stage_size[0] - labels.shape[-2])
-    targets, weights = nn.functional.pad(targets, padding), nn.functional.pad(weights, padding)
+    targets, weights = _pad(targets, stage_size), _pad(weights, stage_size)
     stage_logits = tuple(stage.float() for stage in stage_logits)
     stage_weights = []
     for stage in stage_logits:
-        # Exact coverage of each cell, so that no boundary is moved by the coarser grid.
-        weight = nn.functional.adaptive_avg_pool2d(weights, stage.shape[-2:])
-        target = nn.functional.adaptive_avg_pool2d(targets, stage.shape[-2:]) / weight.clamp(min=1e-6)
+        target, weight = cover_cells(targets, weights, stage.shape[-2:])
         stage_weights.append(weight)
-        loss = loss + config.stage_loss_weight * mask_loss(stage, target.clamp(max=1), weight, has_target, config)
+        loss = loss + config.stage_loss_weight * mask_loss(stage, target, weight, has_target, config)
     if config.use_alignment:
         loss = loss + config.alignment_loss_weight * alignment_loss(stage_logits, stage_weights, has_target)
     presence = nn.functional.binary_cross_entropy_with_logits(

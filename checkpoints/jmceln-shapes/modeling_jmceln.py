@@ -17,7 +17,7 @@ from .cascade import JMCELNCascade, JMCELNMaskBias
 from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNContextWriter  # noqa: F401
 from .fusion import JMCELNFusionLayer
-from .losses import expression_losses
+from .losses import expression_losses, landmark_loss
 from .pixel_decoder import JMCELNPixelDecoder
 from .presence import JMCELNPresenceHead
 from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
@@ -64,6 +64,9 @@ class JMCELNOutput(ModelOutput):
         stage_logits (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`):
             One a stage, coarse to fine, before the learned upsampling. They cover the input padded to a multiple of
             the coarsest stride.
+        landmark_logits (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`):
+            One a stage, as `stage_logits`: where the other objects are that the expression names. They mean something
+            only if the model was trained with `landmark_masks`.
         contextual_embeddings (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], tokens, hidden)`):
             One a stage.
         alignment_filters (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`, *optional*):
@@ -81,6 +84,7 @@ class JMCELNOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     presence_logits: torch.FloatTensor | None = None
     stage_logits: tuple[torch.FloatTensor, ...] | None = None
+    landmark_logits: tuple[torch.FloatTensor, ...] | None = None
     contextual_embeddings: tuple[torch.FloatTensor, ...] | None = None
     alignment_filters: tuple[torch.FloatTensor, ...] | None = None
     image_features: JMCELNImageFeatures | None = None
@@ -343,6 +347,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        landmark_masks: torch.Tensor | None = None,
         image_features: JMCELNImageFeatures | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         output_attentions: bool | None = None,
@@ -360,6 +365,9 @@ class JMCELNModel(JMCELNPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch[, expressions], height, width)`, *optional*):
                 1 at the referent, 0 elsewhere; 255 and -100 are ignored. All background means that the referent is not
                 in the image, and is learned as such.
+            landmark_masks (`torch.Tensor` of the shape of `labels`, *optional*):
+                Beside `labels`: 1 at the other objects that the expression names ("the ring" in "the star left of the
+                ring"), 0 elsewhere; 255 where it is not known. Found first, they help to find the referent.
             image_features ([`JMCELNImageFeatures`], *optional*):
                 From [`~JMCELNModel.get_image_features`], instead of `pixel_values`.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
@@ -415,11 +423,12 @@ class JMCELNModel(JMCELNPreTrainedModel):
             )
         height, width = image_features.upsampling_weights.shape[-2:]
         expected_labels = (*input_ids.shape[:-1], height, width)
-        if labels is not None and tuple(labels.shape) != expected_labels:
-            raise ValueError(
-                f"`labels` must have the shape {expected_labels}, one mask an expression at the size of the input, got"
-                f" {tuple(labels.shape)}."
-            )
+        for name, masks in (("labels", labels), ("landmark_masks", landmark_masks)):
+            if masks is not None and tuple(masks.shape) != expected_labels:
+                raise ValueError(
+                    f"`{name}` must have the shape {expected_labels}, one mask an expression at the size of the input,"
+                    f" got {tuple(masks.shape)}."
+                )
 
         # batch * expressions is the batch of all that follows
         leading_shape = input_ids.shape[:-1]
@@ -440,7 +449,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
         stages = self.cascade(pixels, positions, words, word_bias, sentence, pixel_features, output_attentions)
         hidden_states += tuple(stage[0] for stage in stages)
         contextual_embeddings = tuple(stage[1] for stage in stages)
-        stage_logits = tuple(stage[2] for stage in stages)
+        stage_logits = tuple(stage[2][:, 0] for stage in stages)
+        landmark_logits = tuple(stage[2][:, 1] for stage in stages)
         alignment_filters = tuple(stage[3] for stage in stages if stage[3] is not None)
         attentions = tuple(stage[4] for stage in stages)
 
@@ -460,6 +470,11 @@ class JMCELNModel(JMCELNPreTrainedModel):
             losses = expression_losses(
                 logits.flatten(0, 1), stage_logits, presence_logits, flat_labels, map_size, self.config
             )
+            if landmark_masks is not None:
+                landmark_losses = landmark_loss(
+                    landmark_logits, landmark_masks.reshape(-1, height, width), map_size, self.config
+                )
+                losses = losses + self.config.landmark_loss_weight * landmark_losses
             num_items = is_counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             loss = losses.masked_fill(~is_counted, 0).sum() / num_items
 
@@ -477,6 +492,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
             logits=logits.reshape(*leading_shape, height, width),
             presence_logits=presence_logits.reshape(leading_shape),
             stage_logits=unflatten(stage_logits),
+            landmark_logits=unflatten(landmark_logits),
             contextual_embeddings=unflatten(contextual_embeddings),
             alignment_filters=unflatten(alignment_filters) or None,
             image_features=image_features,
