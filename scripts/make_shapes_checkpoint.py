@@ -84,8 +84,8 @@ on these masks; the model's learned upsampling is not bound by it.
 ## Limits
 
 English of the benchmark's grammar alone: {words} words, others are unknown to it. Plain shapes on plain or noisy
-backgrounds, {size} x {size}. What compares an attribute of two objects ("the same colour
-as") is hardly learned; chains of three objects score lowest of the rest.
+backgrounds, {size} x {size}. What compares an attribute of two objects ("the same
+colour as") is hardly learned; chains of three objects score lowest of the rest.
 """
 
 
