@@ -73,7 +73,8 @@ class ReferringCollator:
             Seed of what is drawn.
 
     Raises:
-        ValueError: if a row lacks a column, or an expression points to a mask that is not there.
+        ValueError: if a row lacks a column, an expression points to a mask that is not there, or there are not as many
+            landmarks as expressions.
     """
 
     def __init__(
@@ -115,9 +116,10 @@ class ReferringCollator:
             # A row without an expression still is an image of the batch: a word stands in and is blanked below.
             texts.append(expressions or ["nothing"])
             masks.append([decoded[row["mask_index"][i]] for i in chosen])
-            landmarks.append([decode_mask(row["landmarks"][i]) for i in chosen] if row.get("landmarks") else None)
+            is_supervised = self.training and row.get("landmarks") is not None
+            landmarks.append([decode_mask(row["landmarks"][i]) for i in chosen] if is_supervised else None)
         batch = dict(self.processor(text=texts, truncation=True, return_tensors="pt"))
-        batch.update(self._prepare_images(images, masks, landmarks if self.training else [None] * len(rows)))
+        batch.update(self._prepare_images(images, masks, landmarks))
         for item, count in enumerate(counts):
             if count == 0:
                 batch["attention_mask"][item] = 0
@@ -169,6 +171,12 @@ class ReferringCollator:
             raise ValueError(
                 f"The row of image {row.get('image_id')!r} has {len(row['expressions'])} expressions but"
                 f" {len(row['mask_index'])} entries in `mask_index`."
+            )
+        landmarks = row.get("landmarks")
+        if landmarks is not None and len(landmarks) != len(row["expressions"]):
+            raise ValueError(
+                f"The row of image {row.get('image_id')!r} has {len(row['expressions'])} expressions but"
+                f" {len(landmarks)} masks of `landmarks`."
             )
         bad = [index for index in row["mask_index"] if not 0 <= index < len(row["masks"])]
         if bad:

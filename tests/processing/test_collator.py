@@ -83,6 +83,8 @@ def test_landmarks_come_with_their_expressions_in_training(processor):
         assert torch.equal(label == 1, torch.from_numpy(expected))
     assert (batch["landmark_masks"][1:] == 255).all()
     assert "landmark_masks" not in ReferringCollator(processor)(rows)
+    with pytest.raises(ValueError, match="'0' has 3 expressions but 2 masks of `landmarks`"):
+        ReferringCollator(processor)([{**rows[0], "landmarks": named[:2]}])
 
 
 def test_training_draws_anew_at_each_visit_and_alike_for_one(processor):
