@@ -182,11 +182,13 @@ class EvaluatedImages(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         index, start, stop = self.parts[item]
-        row = dict(self.rows[index])
-        for column in ("expressions", "mask_index", "levels", "landmarks"):
-            if row.get(column) is not None:
-                row[column] = row[column][start:stop]
-        return row
+        return cut_expressions(self.rows[index], start, stop)
+
+
+def cut_expressions(row: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """A canonical row with its expressions from `start` to `stop` alone, and all that belongs to each of them."""
+    columns = ("expressions", "mask_index", "levels", "landmarks")
+    return {**row, **{column: row[column][start:stop] for column in columns if row.get(column) is not None}}
 
 
 def check_expression_cap(max_expressions_per_image: int | None) -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
 
+from ..image_sampler import cut_expressions
 from ..masks import decode_mask
 
 
@@ -63,11 +64,7 @@ class PredictionPictures(TrainerCallback):
 
     def __init__(self, trainer: Trainer, rows: Sequence[Mapping[str, Any]], processor: Any):
         self.trainer = trainer
-        self.rows = [
-            {**row, "expressions": row["expressions"][:1], "mask_index": row["mask_index"][:1]}
-            for row in rows
-            if row["expressions"]
-        ]
+        self.rows = [cut_expressions(row, 0, 1) for row in rows if row["expressions"]]
         self.processor = processor
         self.last_step = -1
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
+from processing.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions, cut_expressions
 
 from .canonical_rows import canonical_row
 
@@ -114,3 +114,13 @@ def test_counts_are_read_without_the_image():
     assert count_expressions(rows) == ([3, 1], [2, 1])
     plain = [{key: value for key, value in row.items() if key != "image"} for row in rows]
     assert count_expressions(datasets.Dataset.from_list(plain)) == ([3, 1], [2, 1])
+
+
+def test_a_row_is_cut_with_all_that_belongs_to_its_expressions():
+    row = {**canonical_row(0, (2, 1)), "levels": ["a", "b", "c"], "landmarks": ["first", "second", "third"]}
+    cut = cut_expressions(row, 1, 3)
+    assert cut["expressions"] == row["expressions"][1:]
+    assert cut["mask_index"] == [0, 1]
+    assert (cut["levels"], cut["landmarks"]) == (["b", "c"], ["second", "third"])
+    assert (cut["masks"], cut["ref_ids"]) == (row["masks"], row["ref_ids"])
+    assert cut_expressions({**canonical_row(1), "landmarks": None}, 0, 1)["landmarks"] is None
