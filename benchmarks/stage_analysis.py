@@ -126,11 +126,18 @@ def _record(
     if len(expression.targets) > 1:
         return record
     target = expression.targets[0]
-    record["chosen"] = [int(_densities(stage[row, position], scene).argmax()) == target for stage in probabilities]
+    visible = scene.masks.reshape(len(scene.masks), -1).astype(np.float64)
+    areas = visible.sum(1).clip(min=1)
+
+    def densities(stage: torch.Tensor) -> np.ndarray:
+        """Mean probability on what is visible of each object."""
+        return visible @ stage[row, position].flatten().double().cpu().numpy() / areas
+
+    record["chosen"] = [int(densities(stage).argmax()) == target for stage in probabilities]
     landmarks = landmarks_of(expression.query, scene.scene)
     if landmarks:
-        densest = [_densities(stage[row, position], scene).argsort() for stage in landmark_probabilities]
-        record["landmarks"] = [len({*order[-len(landmarks) :]} & {*landmarks}) / len(landmarks) for order in densest]
+        densest = [densities(stage).argsort()[-len(landmarks) :] for stage in landmark_probabilities]
+        record["landmarks"] = [len({*objects} & {*landmarks}) / len(landmarks) for objects in densest]
     if output.attentions is not None:
         record["attention"] = [
             look
@@ -138,12 +145,6 @@ def _record(
             if (look := _look(weights[row, position], scene, target, landmarks, output)) is not None
         ]
     return record
-
-
-def _densities(probabilities: torch.Tensor, scene: LabelledScene) -> np.ndarray:
-    """Mean probability on what is visible of each object."""
-    visible = scene.masks.reshape(len(scene.masks), -1).astype(np.float64)
-    return visible @ probabilities.flatten().double().cpu().numpy() / visible.sum(1).clip(min=1)
 
 
 def _look(
