@@ -337,7 +337,8 @@ class JMCELNImageProcessor(BaseImageProcessor):
                 f"`segmentation_maps[{index}]` has the size {mask.shape} but its image has {original_size} "
                 f"(height, width); a mask must fit the original, upright image.{turned}"
             )
-        if (mask == IGNORED).any() and not (mask == 1).any():
+        # A mask of 255 alone is one of which nothing is known; a mistaken one has a background too.
+        if (mask == IGNORED).any() and (mask == 0).any() and not (mask == 1).any():
             logger.warning_once(
                 "A mask in `segmentation_maps` holds 255 but no 1. 255 means ignored here; if it marks the referent, "
                 "divide the mask by 255."

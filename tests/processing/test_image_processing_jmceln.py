@@ -303,6 +303,15 @@ class TestMasks:
         assert len(messages) == 1
         assert "divide" in messages[0]
 
+    def test_a_mask_of_which_nothing_is_known_is_not_warned_of(
+        self, processor: JMCELNImageProcessor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The collator pads the masks of a batch with such ones; a warning at every training said nothing.
+        messages: list[str] = []
+        monkeypatch.setattr(image_processing_jmceln.logger, "warning_once", messages.append)
+        processor(picture, np.full((HEIGHT, WIDTH), 255, dtype=np.uint8))
+        assert not messages
+
     @settings(max_examples=60)
     @given(
         height=st.integers(1, 300),
