@@ -20,7 +20,7 @@ from processing.shapes_oracles import labelled_scene
 from processing.shapes_queries import Phrase, Pick, Query, Relation, SameAs, SizeThan, landmarks_of
 from processing.training.arguments import load_settings
 from tests.scripts.tiny_run import write_settings
-from tests.tiny import tiny_config, tiny_processor
+from tests.tiny import tiny_processor
 
 
 SIZE = 64
@@ -191,16 +191,6 @@ def test_a_run_on_another_backbone_is_another_run(plan, tmp_path):
         (tmp_path / "model.safetensors").write_bytes(weights)
         digests.add(ablation.describe_run("plain cascade", 0, content, [])["digest"])
     assert len(digests) == 2
-
-
-@pytest.fixture
-def saved_model(tmp_path):
-    processor = tiny_processor(size={"height": SIZE, "width": SIZE})
-    config = tiny_config(num_stages=3)
-    config.text_config.vocab_size = len(processor.tokenizer)
-    JMCELNModel(config).save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    return ["--model", str(tmp_path / "model"), "--scenes", "4"]
 
 
 def test_pictures_of_the_stages(saved_model, tmp_path):
