@@ -8,7 +8,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .alignment import JMCELNProgressiveAlignment
 from .attention import JMCELNFeedForward, JMCELNPixelAttention
 from .configuration_jmceln import JMCELNConfig
-from .contextual_embedding import JMCELNContextReader, JMCELNContextWriter
+from .contextual_embedding import JMCELNContextComparison, JMCELNContextReader, JMCELNContextWriter
 from .pixel_decoder import JMCELNPixelMixer, resize_maps
 
 
@@ -28,7 +28,7 @@ class JMCELNMaskPredictor(nn.Module):
     kernel can say "left of here", as the coordinates of CondInst (Tian et al., 2020) let it.
     """
 
-    def __init__(self, config: JMCELNConfig):
+    def __init__(self, config: JMCELNConfig, is_first: bool):
         super().__init__()
         mask_size = config.mask_feature_size
         self.scaling = mask_size**-0.5
@@ -43,6 +43,9 @@ class JMCELNMaskPredictor(nn.Module):
             nn.Linear(config.hidden_size, mask_size),
         )
         self.bias = JMCELNMaskBias(config.hidden_size, 1)
+        self.comparison = None
+        if config.use_contextual_embedding and not is_first:
+            self.comparison = JMCELNContextComparison(config)
 
     def forward(
         self,
@@ -52,6 +55,7 @@ class JMCELNMaskPredictor(nn.Module):
         pixel_features: torch.Tensor,
         height: int,
         width: int,
+        previous_logits: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
@@ -60,6 +64,8 @@ class JMCELNMaskPredictor(nn.Module):
             context (`torch.Tensor` of shape `(batch * expressions, num_tokens, hidden)`)
             pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
             height, width (`int`): Of the working map.
+            previous_logits (`torch.Tensor` of shape `(batch * expressions, 2, h, w)`, *optional*):
+                Of the referent and of the landmarks, from the stage before.
 
         Returns:
             Pixel embeddings `(batch * expressions, out_height, out_width, mask_features)` and logits of the referent
@@ -72,6 +78,9 @@ class JMCELNMaskPredictor(nn.Module):
         # The tokens after these two are free for what else it takes to find the answer.
         answers = self.kernel_norm(context[:, :2])
         logits = torch.einsum("bhwc,bnc->bnhw", self.embedding_norm(embeddings), self.kernel(answers)) * self.scaling
+        if self.comparison is not None:
+            previous = resize_maps(previous_logits.permute(0, 2, 3, 1), out_height, out_width)
+            logits = logits + self.comparison(answers, pixel_features, previous)
         return embeddings, logits + self.bias(answers).unsqueeze(-1)
 
 
@@ -87,7 +96,7 @@ class JMCELNStage(GradientCheckpointingLayer):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = JMCELNFeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.predictor = JMCELNMaskPredictor(config)
+        self.predictor = JMCELNMaskPredictor(config, is_first)
         self.mask_embedding = None if is_first else nn.Linear(2, config.hidden_size, bias=False)
         self.alignment = None if is_first or not config.use_alignment else JMCELNProgressiveAlignment(config)
 
@@ -136,7 +145,7 @@ class JMCELNStage(GradientCheckpointingLayer):
         pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, [(height, width)]))
         pixels = pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
 
-        embeddings, logits = self.predictor(pixels, positions, context, pixel_features, height, width)
+        embeddings, logits = self.predictor(pixels, positions, context, pixel_features, height, width, previous_logits)
         alignment_filter = None
         if self.alignment is not None and previous_logits is not None:
             referent, landmarks = logits.unbind(1)

@@ -15,7 +15,7 @@ from .alignment import JMCELNAlignmentFilter
 from .attention import JMCELNAttention  # noqa: F401
 from .cascade import JMCELNCascade, JMCELNMaskBias
 from .configuration_jmceln import JMCELNConfig
-from .contextual_embedding import JMCELNContextWriter  # noqa: F401
+from .contextual_embedding import JMCELNComparisonWeights, JMCELNContextWriter  # noqa: F401
 from .fusion import JMCELNFusionLayer
 from .losses import expression_losses, landmark_loss
 from .pixel_decoder import JMCELNPixelDecoder
@@ -109,6 +109,10 @@ class JMCELNPreTrainedModel(PreTrainedModel):
                 # Open at first (0.88 everywhere), or the untrained mask before halves the gradient of every stage.
                 nn.init.zeros_(module.weight)
                 nn.init.constant_(module.bias, 2.0)
+                return
+            if isinstance(module, JMCELNComparisonWeights):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
                 return
             nn.init.xavier_uniform_(module.weight)
             if isinstance(module, JMCELNMaskBias):

@@ -1,11 +1,11 @@
 """Make the model of the synthetic benchmark that ships with the project, with its own model card, from a training run.
 
-    python scripts/evaluate.py --model runs/shapes --dataset shapes --split test --shapes-images 500 \\
-        --shapes-image-size 96 --controls --sheet-cases 4 --output-dir runs/shapes/evaluation
-    python scripts/make_shapes_checkpoint.py runs/shapes checkpoints/jmceln-shapes
+    python scripts/evaluate.py --model runs/shapes_hard --dataset shapes --split test --shapes-images 500 \\
+        --shapes-image-size 96 --controls --sheet-cases 4 --output-dir runs/shapes_hard/evaluation
+    python scripts/make_shapes_checkpoint.py runs/shapes_hard checkpoints/jmceln-shapes
 
 Copies the weights with the code as it is now, so run it again when the code of the model changes (a test says so). No
-number in the card is typed: settings come from the run, scores from the evaluation.
+number in the card is typed: settings come from the files of `configs/`, scores from the evaluation.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from processing import JMCELNProcessor
 from processing.evaluation_report import results_table
 from processing.shapes_ceiling import resolution_ceiling
 from processing.shapes_oracles import labelled_scene
+from processing.training.arguments import load_settings
 
 
 CARD = """---
@@ -56,14 +57,16 @@ With the code of this folder's project, in this order:
 
 ```bash
 python scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
-python scripts/train.py configs/shapes.yaml
+{trainings}
 ```
 
-- Data: made as they are read, the split `train` of seed {data_seed}; the first command teaches the backbone what
-  shapes are (no expression), the second trains the whole model on {images:,} scenes with eight expressions each, none
-  seen twice.
-- {steps:,} steps, seed {seed}, learning rate {learning_rate}, {weights}; {machine} (since it was last started).
-- torch {torch}, transformers {transformers}. `configs/shapes.yaml` holds every setting.
+- The first command teaches the backbone what shapes are, without expressions; the others train the whole model, on
+  {images:,} scenes of the split `train` in all, made as they are read, with eight expressions each and none seen
+  twice. The last one draws the levels that are learned last more often than the others.
+{runs}
+- `configs/shapes.yaml` was trained at commit 8c5d026, when stages did not yet compare what a pixel shows with what the
+  masks cover; those parts were new in the last run.
+- The last run took {machine} (since it was last started); torch {torch}, transformers {transformers}.
 
 ## Scores
 
@@ -84,9 +87,12 @@ on these masks; the model's learned upsampling is not bound by it.
 ## Limits
 
 English of the benchmark's grammar alone: {words} words, others are unknown to it. Plain shapes on plain or noisy
-backgrounds, {size} x {size}. What compares an attribute of two objects ("the same
-colour as") is hardly learned; chains of three objects score lowest of the rest.
+backgrounds, {size} x {size}. Chains of three objects and what compares an attribute of two ("the same colour as") are
+understood least.
 """
+
+CONFIGURATIONS = ("configs/shapes.yaml", "configs/shapes_hard.yaml")
+"""The trainings that lead to the model, one after the other."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -97,6 +103,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
+def describe(run: Mapping[str, Any]) -> str:
+    """The settings of a training that matter most, in words."""
+    return (
+        f"{run['max_steps']:,} steps, learning rate {float(run['learning_rate'])}, seed {run['seed']}, data of seed"
+        f" {run['train_data'][0].get('seed', 0)}, an average of the weights with decay {run['ema_decay']}"
+    )
+
+
 def card(
     name: str,
     settings: Mapping[str, Any],
@@ -105,10 +119,19 @@ def card(
     processor: Any,
     stride: int,
 ) -> str:
-    """The model card."""
-    arguments, data, versions = settings["training"], settings["data"], settings["versions"]
-    steps = arguments["max_steps"]
-    test = results["data"]
+    """The model card.
+
+    Raises:
+        ValueError: if the run was not made as the last of `CONFIGURATIONS` says.
+    """
+    trainings = {path: load_settings(path) for path in CONFIGURATIONS}
+    for name_of_setting in ("max_steps", "learning_rate", "seed"):
+        wanted, found = trainings[CONFIGURATIONS[-1]][name_of_setting], settings["training"][name_of_setting]
+        if float(wanted) != float(found):
+            raise ValueError(
+                f"The run has {name_of_setting} = {found}, but {CONFIGURATIONS[-1]} says {wanted}: train with it."
+            )
+    versions, test = settings["versions"], results["data"]
     scenes = (
         labelled_scene(test["split"], index, test["shapes_seed"], test["shapes_image_size"])
         for index in range(test["shapes_images"])
@@ -116,18 +139,13 @@ def card(
     masks = (
         scene.target_mask(expression) for scene in scenes for expression in scene.expressions if expression.targets
     )
-    decay = arguments["ema_decay"]
-    is_averaged = decay not in (None, "None")  # the Trainer writes what is missing as a word
     return CARD.format(
         name=name,
         parameters=results["model"]["parameters"] / 1e6,
         size=test["shapes_image_size"],
-        data_seed=data["train_data"][0].get("seed", 0),
-        images=steps * arguments["per_device_train_batch_size"],
-        steps=steps,
-        seed=arguments["seed"],
-        learning_rate=arguments["learning_rate"],
-        weights=f"an average of the weights with decay {decay}" if is_averaged else "the last weights",
+        trainings="\n".join(f"python scripts/train.py {path}" for path in trainings),
+        images=sum(run["max_steps"] * run["per_device_train_batch_size"] for run in trainings.values()),
+        runs="\n".join(f"- `{path}`: {describe(run)}." for path, run in trainings.items()),
         machine=f"{training['train_runtime'] / 60:.0f} minutes on {results['run']['device']}",
         torch=versions["torch"],
         transformers=versions["transformers"],

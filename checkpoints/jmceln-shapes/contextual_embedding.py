@@ -82,6 +82,53 @@ class JMCELNContextWriter(nn.Module):
         return context + self.dropout(self.feed_forward(self.feed_forward_norm(context))), weights
 
 
+class JMCELNComparisonWeights(nn.Linear):
+    """Which features are compared. A class of its own, by which the model knows to start without any."""
+
+
+class JMCELNContextComparison(nn.Module):
+    """
+    Stores how what the masks before cover looks, as mean features (the prototypes of few-shot segmentation: masked
+    average pooling, Zhang et al., SG-One, 2020), and scores pixels by their likeness to it in the features that the
+    context chooses: "the same colour as the ring" is a product of what a pixel shows, what the ring shows and what the
+    words ask for.
+
+    The features are those of the image alone. Fused pixels have become answers to the words: they no longer show what
+    an expression does not name.
+    """
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        size = config.mask_feature_size
+        self.scaling = size**-0.5
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(size, size)
+        self.weights = JMCELNComparisonWeights(config.hidden_size, 2 * size)
+
+    def forward(self, answers: torch.Tensor, pixel_features: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            answers (`torch.Tensor` of shape `(batch * expressions, 2, hidden)`):
+                The context tokens that stand for the referent and for the landmarks.
+            pixel_features (`torch.Tensor` of shape `(batch, height, width, mask_features)`): Of the image alone.
+            previous (`torch.Tensor` of shape `(batch * expressions, height, width, 2)`):
+                Logits of referent and landmarks as the stage before sees them.
+
+        Returns:
+            What is added to the logits of both, `(batch * expressions, 2, height, width)`.
+        """
+        batch_size = pixel_features.shape[0]
+        looks = self.projection(self.norm(pixel_features))
+        cover = previous.detach().sigmoid().unflatten(0, (batch_size, -1))
+        # One pixel more than there are: a mask that covers nothing has nothing to compare with.
+        area = cover.sum((2, 3)).unsqueeze(-1) + 1
+        # (batch, expressions, 2 masks, mask_features)
+        prototypes = torch.einsum("behwm,bhwc->bemc", cover, looks) / area
+        weights = self.weights(answers).unflatten(-1, (2, -1)).unflatten(0, (batch_size, -1))
+        kernels = (weights * prototypes.unsqueeze(2)).sum(3)
+        return torch.einsum("bhwc,benc->benhw", looks, kernels).flatten(0, 1) * self.scaling
+
+
 class JMCELNContextReader(nn.Module):
     """
     Uses: the pixels attend to the context tokens and, beside them, to the words, and multiply what they read with what

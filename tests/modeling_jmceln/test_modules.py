@@ -14,6 +14,7 @@ from modeling_jmceln.attention import (
     pool_maps,
     sine_position_embedding,
 )
+from modeling_jmceln.contextual_embedding import JMCELNContextComparison
 from modeling_jmceln.losses import dice_loss, expression_losses, landmark_loss
 from modeling_jmceln.upsampling import JMCELNConvexUpsampler
 from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
@@ -74,6 +75,9 @@ def test_the_model_starts_where_it_should():
     assert torch.equal(model.upsampler.weights.bias, model.upsampler.weights.initial_bias())
     for stage in model.cascade.stages:
         assert stage.predictor.bias.bias.item() == -2.0
+    first, *later = (stage.predictor.comparison for stage in model.cascade.stages)
+    assert first is None, "there is no mask before"
+    assert not any(comparison.weights.weight.any() or comparison.weights.bias.any() for comparison in later)
 
 
 def test_a_wholly_ignored_label_teaches_nothing():
@@ -148,6 +152,42 @@ def test_masked_heads_of_the_writer_look_where_the_mask_is():
     assert (on_landmarks[:, 1] > 0.95).all()
     assert (on_referent[:, 2:] < 0.5).all()
     assert (on_landmarks[:, 2:] < 0.5).all()
+
+
+@torch.no_grad()
+def test_comparison_against_a_loop_over_expressions():
+    torch.manual_seed(0)
+    comparison = JMCELNContextComparison(tiny_config()).double()
+    answers = torch.randn(6, 2, 32, dtype=torch.float64)
+    features = torch.randn(2, 4, 5, 16, dtype=torch.float64)
+    previous = torch.randn(6, 4, 5, 2, dtype=torch.float64)
+    added = comparison(answers, features, previous)
+    for expression in range(6):
+        looks = comparison.projection(comparison.norm(features[expression // 3]))
+        for answer in range(2):
+            chosen = comparison.weights(answers[expression, answer]).view(2, 16)
+            kernel = torch.zeros(16, dtype=torch.float64)
+            for mask in range(2):
+                cover = previous[expression, ..., mask].sigmoid()
+                kernel += chosen[mask] * (cover.unsqueeze(-1) * looks).sum((0, 1)) / (cover.sum() + 1)
+            torch.testing.assert_close(added[expression, answer], looks @ kernel / 4)
+
+
+@torch.no_grad()
+def test_comparison_tells_who_shares_a_feature_with_the_landmark():
+    torch.manual_seed(0)
+    comparison = JMCELNContextComparison(tiny_config())
+    nn.init.eye_(comparison.projection.weight)
+    nn.init.zeros_(comparison.projection.bias)
+    nn.init.zeros_(comparison.weights.weight)
+    # The landmark's first feature is what the expression compares, the others do not matter.
+    comparison.weights.bias.zero_()[16] = 5.0
+    features = torch.randn(1, 1, 40, 16)
+    features[..., 0] = torch.tensor([3.0, -3.0]).repeat(20)
+    previous = torch.full((1, 1, 40, 2), -20.0)
+    previous[0, 0, 4, 1] = 20.0
+    added = comparison(torch.randn(1, 2, 32), features, previous)[0, 0, 0]
+    assert added[0::2].min() > 0 > added[1::2].max()
 
 
 @torch.no_grad()
