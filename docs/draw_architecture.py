@@ -39,10 +39,10 @@ def stage(axes, x, number):
         "write  context ← words, context,\npixels through the last masks",
         "read  pixels ← words, context",
         "mix  pixels ← pixels",
-        "predict  referent r, landmarks",
+        "predict  referent r, landmarks" + ("\ncompare  with the last masks" if number > 1 else ""),
         "align  m ← a·r + (1 - a)·m" if number > 1 else "m ← r",
     ]
-    for index, (text, y) in enumerate(zip(lines, [4.25, 3.65, 3.0, 2.45, 1.9, 1.35], strict=True)):
+    for index, (text, y) in enumerate(zip(lines, [4.25, 3.65, 3.0, 2.5, 1.95, 1.35], strict=True)):
         weight = "normal" if index else "bold"
         axes.text(x + 1.55, y, text, ha="center", va="center", fontsize=8.5, linespacing=1.25, weight=weight)
 
@@ -89,8 +89,8 @@ def main():
     axes.text(
         6.0,
         0.2,
-        "write, read: learnable contextual embedding (LCE).   align: progressive alignment network (PAN), whose "
-        "filter a lies in (0, 1) at every pixel.",
+        "write, read, compare: learnable contextual embedding (LCE).   align: progressive alignment network (PAN), "
+        "whose filter a lies in (0, 1) at every pixel.",
         fontsize=9,
     )
     path = Path(__file__).with_name("architecture.png")
