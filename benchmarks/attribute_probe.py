@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
@@ -32,9 +33,7 @@ PAGE = Path("docs/results.md")
 
 
 @torch.no_grad()
-def maps_of(
-    model: JMCELNModel, processor: JMCELNProcessor, scene: LabelledScene
-) -> Iterator[tuple[str, torch.Tensor]]:
+def maps_of(model: JMCELNModel, processor: Any, scene: LabelledScene) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and `(height, width, channels)` of each map while the model reads the scene's first expression."""
     inputs = processor(images=scene.image, text=scene.expressions[0].text, return_tensors="pt")
     output = model(**inputs, output_hidden_states=True)
@@ -49,7 +48,7 @@ def maps_of(
 
 
 def object_features(
-    model: JMCELNModel, processor: JMCELNProcessor, scenes: Sequence[LabelledScene]
+    model: JMCELNModel, processor: Any, scenes: Sequence[LabelledScene]
 ) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
     """Mean of each map over each visible object, `(objects, channels)`, and the attributes of the objects."""
     features: dict[str, list[torch.Tensor]] = defaultdict(list)
