@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.stage_analysis import PLACES, mean_and_error, merged
 from processing.evaluation_controls import CONTROLS
-from processing.evaluation_report import fill_between, markdown_table
+from processing.evaluation_report import fill_page, markdown_table
 
 
 Report = Mapping[str, Any]
@@ -196,6 +196,4 @@ def document(report: Report, numbers: Path) -> None:
     draw(report, picture)
     numbers.write_text(json.dumps(report["runs"]), encoding="utf-8")
     links = f"![mIoU by level]({picture.name})\n\nAll figures are kept in [{numbers.name}]({numbers.name})."
-    text = f"\n\n{as_markdown(report)}\n{links}\n\n"
-    filled = fill_between(page.read_text(encoding="utf-8"), *MARKERS, text)
-    page.write_text(filled, encoding="utf-8")
+    fill_page(page, *MARKERS, f"\n\n{as_markdown(report)}\n{links}\n\n")

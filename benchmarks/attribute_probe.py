@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.evaluation_report import fill_between, markdown_table
+from processing.evaluation_report import fill_page, markdown_table
 from processing.shapes_oracles import LabelledScene, labelled_scene
 from processing.shapes_queries import ATTRIBUTES
 
@@ -123,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     )
     print(text)
     if settings.document:
-        filled = fill_between(PAGE.read_text(encoding="utf-8"), *MARKERS, f"\n\n{text}\n\n")
-        PAGE.write_text(filled, encoding="utf-8")
+        fill_page(PAGE, *MARKERS, f"\n\n{text}\n\n")
     return text
 
 

@@ -22,7 +22,7 @@ from benchmarks.ablation_report import attention_table, stages_table, transition
 from benchmarks.stage_analysis import ExpressionRecord, analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.evaluation_report import fill_between, markdown_table
+from processing.evaluation_report import fill_page, markdown_table
 from processing.shapes_expressions import Expression
 from processing.shapes_oracles import labelled_scene
 from processing.shapes_queries import Query, Relation, SameAs, SizeThan
@@ -84,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     text = "\n\n".join([introduction, *tables, conditions_table(expressions, records)])
     print(text)
     if settings.document:
-        filled = fill_between(PAGE.read_text(encoding="utf-8"), *MARKERS, f"\n\n{text}\n\n")
-        PAGE.write_text(filled, encoding="utf-8")
+        fill_page(PAGE, *MARKERS, f"\n\n{text}\n\n")
     return text
 
 

@@ -46,6 +46,11 @@ def fill_between(page: str, begin: str, end: str, text: str) -> str:
     return f"{before}{begin}{text}{end}{rest.split(end)[1]}"
 
 
+def fill_page(page: Path, begin: str, end: str, text: str) -> None:
+    """Puts a text between two markers of the page in a file; errors as [`fill_between`], which leave it as it is."""
+    page.write_text(fill_between(page.read_text(encoding="utf-8"), begin, end, text), encoding="utf-8")
+
+
 def results_table(results: Mapping[str, Any]) -> str:
     """
     The scores of `collect_results` as a Markdown table in percent: all expressions, each level, then each control. The
