@@ -29,11 +29,11 @@ demo: $(INSTALLED) ## Trains a small model on the synthetic benchmark, evaluates
 bench: $(INSTALLED) ## Measures speed and memory into docs/performance.md (long, and wants the machine for itself)
 	$(PYTHON) benchmarks/speed.py $(or $(ARGS),--preset full --document)
 
-ablation: $(INSTALLED) runs/shapes_backbone/model.safetensors ## Measures what LCE and PAN are worth into docs/results.md (hours)
+ablation: $(INSTALLED) runs/shapes_trunk/model.safetensors ## Measures what LCE and PAN are worth into docs/results.md (hours)
 	$(PYTHON) benchmarks/ablation.py $(or $(ARGS),--document)
 
-runs/shapes_backbone/model.safetensors: | $(INSTALLED)
-	$(PYTHON) scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
+runs/shapes_trunk/model.safetensors: | $(INSTALLED)
+	$(PYTHON) scripts/train.py configs/shapes_trunk.yaml
 
 # One thread a process: the two processes of the tests share a small machine's cores.
 test: export OMP_NUM_THREADS = 1

@@ -4,11 +4,14 @@
     python benchmarks/ablation.py --seeds 0 --max_steps 200 --output-dir runs/ablation_look    # a short look
     python benchmarks/ablation.py --report-only --document       # tables, plot and docs/results.md from what there is
 
-Every variant is trained by scripts/train.py on the same data in the same order, once a seed. A finished run is kept
-as JSON and not repeated; a run that was killed goes on from its newest checkpoint. All variants run with the first
-seed, then with the second, so that there is something to compare early, and each run writes the report anew. With
-`--document`, finished runs are kept in docs/ablation.json too, and taken from there on another machine, as long as
-settings, code of model and scenes, and the backbone's weights are the same.
+Every variant is trained by scripts/train.py from the same weights on the same data in the same order, once a seed. A
+finished run is kept as JSON and not repeated; a run that was killed goes on from its newest checkpoint. All variants
+run with the first seed, then with the second, so that there is something to compare early, and each run writes the
+report anew. With `--document`, finished runs are kept in docs/ablation.json too, and taken from there on another
+machine, as long as settings, code of model and scenes, and the weights that they begin from are the same.
+
+A small model keeps one core busy, not several: start the command once a core, each with other `--seeds` or variants
+(`--only`) and OMP_NUM_THREADS=1, and write the report at the end with `--report-only`.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from benchmarks.ablation_report import as_markdown, document, draw
 from benchmarks.stage_analysis import analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
+from processing.evaluation_controls import CONTROLS
 from processing.shapes import source_digest
 from processing.shapes_oracles import LabelledScene, labelled_scene, oracle_scores
 from processing.training.arguments import load_settings
@@ -59,12 +63,13 @@ def parse_settings(arguments: Sequence[str] | None = None) -> tuple[argparse.Nam
 
 
 def load_plan(path: Path) -> dict[str, Any]:
-    """The plan with its sweeps written out as variants."""
+    """The plan with its sweeps written out as variants, whose names `swept` lists."""
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     swept = {
         f"{field} = {value}": {field: value} for field, values in plan.get("sweeps", {}).items() for value in values
     }
     plan["variants"] = {**plan["variants"], **swept}
+    plan["swept"] = list(swept)
     return plan
 
 
@@ -80,6 +85,7 @@ def describe_run(
         "variant": variant,
         "seed": seed,
         "fields": plan["variants"][variant],
+        "seed_settings": plan["seed_settings"],
         "run": load_settings(plan["run"]),
         "arguments": list(training_arguments),
         "test": plan["test"],
@@ -88,9 +94,10 @@ def describe_run(
     for path in sorted(Path(modeling_jmceln.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     digest.update(source_digest().encode())
-    backbone = Path(settings["run"].get("vision_model", "")) / "model.safetensors"
-    if backbone.is_file():
-        digest.update(backbone.read_bytes())
+    for part in ("model_name_or_path", "vision_model"):
+        weights = Path(settings["run"].get(part) or "") / "model.safetensors"
+        if weights.is_file():
+            digest.update(weights.read_bytes())
     return {**settings, "digest": digest.hexdigest()}
 
 
@@ -108,8 +115,8 @@ def read_finished(
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["digest"] != run["digest"]:
             raise ValueError(
-                f"{path} was made with other settings, other code or another backbone: give the same arguments again,"
-                " remove it, or choose another --output-dir."
+                f"{path} was made with other settings, other code or other weights to begin from: give the same"
+                " arguments again, remove it, or choose another --output-dir."
             )
         return result
     return next((dict(result) for result in documented if result["digest"] == run["digest"]), None)
@@ -124,16 +131,18 @@ def train_and_measure(
     fields = [
         part for field, value in run["fields"].items() for part in (f"--model_config.{field}", json.dumps(value))
     ]
+    seeds = [part for setting in run["seed_settings"] for part in (f"--{setting}", str(run["seed"]))]
     start = time.perf_counter()
-    train.main([run_file, *fields, "--output_dir", str(folder), "--seed", str(run["seed"]), *run["arguments"]])
+    train.main([run_file, *fields, *seeds, "--output_dir", str(folder), *run["arguments"]])
     seconds = time.perf_counter() - start
     model = JMCELNModel.from_pretrained(folder)
     processor = JMCELNProcessor.from_pretrained(folder)
+    controls = tuple(CONTROLS) if run["variant"] == FULL_MODEL else ()
     result = {
         **run,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": seconds,
-        "summary": summarize(analyse(model, processor, scenes)),
+        "summary": summarize(analyse(model, processor, scenes, controls=controls)),
     }
     temporary = output_dir / f"{name}.part"
     temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -168,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     report = {
         "baseline": plan["baseline"],
         "full_model": FULL_MODEL,
-        "variants": list(plan["variants"]),
+        "variants": [variant for variant in plan["variants"] if variant not in plan["swept"]],
+        "swept": plan["swept"],
         "oracles": oracle_scores(scenes),
     }
 

@@ -14,6 +14,9 @@ Report = Mapping[str, Any]
 MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
 # In order of intricacy; `no_target` has no IoU.
 LEVELS = ("appearance", "position", "relation", "chain2", "chain3", "comparison", "multiple")
+RELATIONAL = ("relation", "chain2", "chain3")
+# Scores of a level, and what they are called.
+SCORES = {"mIoU": "mIoU", "P@0.5": "P@0.5", "chosen": "the share that means the right object"}
 
 
 def show(value: Mapping[str, Any] | None, digits: int = 1, sign: str = "") -> str:
@@ -59,21 +62,65 @@ def objects_table(report: Report) -> str:
     return markdown_table(rows)
 
 
+def levels_with(score: str) -> tuple[str, ...]:
+    """The levels that have a score; which object is meant is asked of single targets."""
+    return tuple(level for level in LEVELS if score != "chosen" or level != "multiple")
+
+
+def relational(summary: Mapping[str, Any], score: str) -> float:
+    """The mean of a score over relations and chains."""
+    return sum(summary["levels"][level][score] for level in RELATIONAL) / len(RELATIONAL)
+
+
+def paired_gains(report: Report, variant: str, score: str) -> dict[str, Mapping[str, Any]]:
+    """
+    Differences from the baseline by level, seed by seed, so that what a seed brings cancels out. Empty where no seed
+    was run with both.
+    """
+    baseline = {run["seed"]: run["summary"] for run in runs_of(report, report["baseline"])}
+    pairs = [(run["summary"], baseline[run["seed"]]) for run in runs_of(report, variant) if run["seed"] in baseline]
+    if not pairs:
+        return {}
+    gains = {
+        level: mean_and_error([own["levels"][level][score] - base["levels"][level][score] for own, base in pairs])
+        for level in levels_with(score)
+    }
+    gains["relations and chains"] = mean_and_error(
+        [relational(own, score) - relational(base, score) for own, base in pairs]
+    )
+    return gains
+
+
 def gains_table(report: Report, score: str) -> str:
-    """Differences from the baseline, seed by seed, so that what a seed brings cancels out."""
-    baseline = {run["seed"]: run["summary"]["levels"] for run in runs_of(report, report["baseline"])}
-    rows = [["variant", "seeds", *LEVELS]]
+    rows = [["variant", "seeds", *levels_with(score), "relations and chains"]]
     for variant in measured(report):
-        pairs = [
-            (run["summary"]["levels"], baseline[run["seed"]])
-            for run in runs_of(report, variant)
-            if run["seed"] in baseline
-        ]
-        if variant == report["baseline"] or not pairs:
-            continue
-        gains = [mean_and_error([own[level][score] - base[level][score] for own, base in pairs]) for level in LEVELS]
-        rows.append([variant, str(len(pairs)), *[show(gain, sign="+") for gain in gains]])
+        gains = paired_gains(report, variant, score)
+        if gains and variant != report["baseline"]:
+            seeds = next(iter(gains.values()))["runs"]
+            rows.append([variant, str(seeds), *[show(gain, sign="+") for gain in gains.values()]])
     return markdown_table(rows) if len(rows) > 1 else ""
+
+
+def sweeps_table(report: Report) -> str:
+    """The full model beside what differs from it in one field, on the seeds that the latter have."""
+    swept = [variant for variant in report["swept"] if runs_of(report, variant)]
+    seeds = {run["seed"] for variant in swept for run in runs_of(report, variant)}
+    rows = [["variant", "parameters", "seeds", *[f"{score}, {where}" for score in ("mIoU", "P@0.5", "right object")
+                                                  for where in ("all levels", "relations and chains")]]]  # fmt: skip
+    for variant in [report["full_model"], *swept]:
+        runs = [run for run in runs_of(report, variant) if run["seed"] in seeds]
+        if runs:
+            scores = [
+                show(mean_and_error([of(run["summary"]) for run in runs]))
+                for score in SCORES
+                for of in (
+                    lambda summary, score=score: summary["stages"][-1][score],
+                    lambda summary, score=score: relational(summary, score),
+                )
+            ]
+            listed = ", ".join(str(run["seed"]) for run in runs)
+            rows.append([variant, f"{runs[0]['parameters'] / 1e3:,.0f} k", listed, *scores])
+    return markdown_table(rows) if len(rows) > 2 else ""
 
 
 def stages_table(report: Report) -> str:
@@ -152,8 +199,8 @@ def as_markdown(report: Report) -> str:
         " object the last mask is densest.\n\n" + objects_table(report),
     ]
     parts += [
-        f"### Gain in {score} over the {report['baseline']}, paired by seed\n\n{gains}"
-        for score in ("mIoU", "P@0.5")
+        f"### Gain in {name} over the {report['baseline']}, paired by seed\n\n{gains}"
+        for score, name in SCORES.items()
         if (gains := gains_table(report, score))
     ]
     parts += [
@@ -166,28 +213,42 @@ def as_markdown(report: Report) -> str:
             "### Where the context tokens look\n\nDensity of their attention to the pixels on expressions with a"
             f" landmark; 1 is an even look.\n\n{attention}"
         )
+    if sweeps := sweeps_table(report):
+        parts.append(
+            f"### Other numbers of stages, tokens and losses\n\nThe full model but for one field.\n\n{sweeps}"
+        )
     if runs_of(report, report["full_model"]):
         parts.append("### Controls, full model\n\nmIoU.\n\n" + controls_table(report))
     return "\n\n".join(parts) + "\n"
 
 
 def draw(report: Report, path: Path) -> None:
-    """mIoU by level, a line a variant, with standard errors."""
+    """By level, a line a variant, with standard errors: mIoU, and beside it its gain over the baseline."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    scores_axes, gains_axes = figure.subplots(1, 2)
     for variant in measured(report):
         levels = merged([run["summary"] for run in runs_of(report, variant)])["levels"]
-        scores = [levels[level]["mIoU"] for level in LEVELS]
-        errors = [score["standard_error"] or 0 for score in scores]
-        axes.errorbar(LEVELS, [score["mean"] for score in scores], errors, marker="o", capsize=3, label=variant)
+        line = _errorbar(scores_axes, {level: levels[level]["mIoU"] for level in LEVELS}, label=variant)
+        if variant != report["baseline"] and (gains := paired_gains(report, variant, "mIoU")):
+            _errorbar(gains_axes, gains, label=variant, color=line.get_color())
     floor = [report["oracles"][level]["head phrase"]["mIoU"] for level in LEVELS]
-    axes.plot(LEVELS[1:], floor[1:], "k:", label="head phrase alone")
-    axes.set_ylabel("mIoU")
-    axes.set_ylim(0, 1)
-    axes.legend(fontsize="small")
+    scores_axes.plot(LEVELS[1:], floor[1:], "k:", label="head phrase alone")
+    scores_axes.set_ylabel("mIoU")
+    scores_axes.set_ylim(0, 1)
+    scores_axes.legend(fontsize="small")
+    gains_axes.axhline(0, color="k", linewidth=0.8)
+    gains_axes.set_ylabel(f"gain in mIoU over the {report['baseline']}")
+    for axes in (scores_axes, gains_axes):
+        axes.tick_params(axis="x", rotation=20)
     figure.savefig(path, dpi=150)
+
+
+def _errorbar(axes: Any, scores: Mapping[str, Mapping[str, Any]], **style: Any) -> Any:
+    means = [score["mean"] for score in scores.values()]
+    errors = [score["standard_error"] or 0 for score in scores.values()]
+    return axes.errorbar(list(scores), means, errors, marker="o", capsize=3, **style).lines[0]
 
 
 def document(report: Report, numbers: Path) -> None:

@@ -6,7 +6,7 @@ means: the one under which its mean probability is highest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,11 @@ ExpressionRecord = dict[str, Any]
 
 @torch.no_grad()
 def analyse(
-    model: JMCELNModel, processor: Any, scenes: Sequence[LabelledScene], batch_size: int = 16
+    model: JMCELNModel,
+    processor: Any,
+    scenes: Sequence[LabelledScene],
+    batch_size: int = 16,
+    controls: Collection[str] = tuple(CONTROLS),
 ) -> list[ExpressionRecord]:
     """
     Ask for every expression of the scenes, and look at all stages.
@@ -37,6 +41,7 @@ def analyse(
         processor (`JMCELNProcessor`)
         scenes (`Sequence[LabelledScene]`): With at least one expression each.
         batch_size (`int`): Images a call.
+        controls (`Collection[str]`): Those of `CONTROLS` to ask as well; each takes as long as the question itself.
 
     Returns:
         `list[dict]`: One an expression, in order. `level`; `presence`: whether the model says that the referent is
@@ -47,7 +52,7 @@ def analyse(
         finds, that is the share that is among as many objects under which its landmark mask is densest; and
         `attention`: by stage, what share of the context tokens' look at the pixels
         goes to each of `PLACES`, per pixel and relative to an even look (1 is chance, `None` where there is no such
-        place); and `controls`: IoU of the last mask with every kind of `CONTROLS`.
+        place); and `controls`: IoU of the last mask with each of the controls.
     """
     model.eval()
     records: list[ExpressionRecord] = []
@@ -66,7 +71,7 @@ def analyse(
             for row, scene in enumerate(batch)
         ]
         others = [scenes[(start + row + 1) % len(scenes)].expressions for row in range(len(batch))]
-        for control in CONTROLS:
+        for control in controls:
             replaced = [
                 control_expressions(control, own, [expression.text for expression in other], f"{start + row}")
                 for row, (own, other) in enumerate(zip(texts, others, strict=True))
@@ -185,10 +190,11 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
 
     Returns:
         `dict`: `levels`: by level `expressions`, and for those with targets `mIoU`, `P@0.5`, `chosen` (share of
-        single targets whose object the last stage means) and the mIoU of each of the `controls`; `stages`: one dict a
-        stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between the first and the
-        last stage the shares that went from wrong to right and back, by `P@0.5` and by `chosen`; `inconsistency`: mean
-        1 - IoU of successive stages; `N-acc` and `T-acc`: absent and present referents told right.
+        single targets whose object the last stage means) and the mIoU of each of the `controls` that were asked;
+        `stages`: one dict a stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between
+        the first and the last stage the shares that went from wrong to right and back, by `P@0.5` and by `chosen`;
+        `inconsistency`: mean 1 - IoU of successive stages; `N-acc` and `T-acc`: absent and present referents told
+        right.
     """
     with_target = [record for record in records if record["has_target"]]
     single = [record for record in with_target if "chosen" in record]
@@ -200,7 +206,8 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
             scores["mIoU"] = _mean(record["ious"][-1] for record in found)
             scores["P@0.5"] = _mean(record["ious"][-1] >= 0.5 for record in found)
             scores["chosen"] = _mean(record["chosen"][-1] for record in found if "chosen" in record)
-            scores["controls"] = {name: _mean(record["controls"][name] for record in found) for name in CONTROLS}
+            asked = found[0].get("controls", ())
+            scores["controls"] = {name: _mean(record["controls"][name] for record in found) for name in asked}
         summary["levels"][level] = scores
     stages = range(len(with_target[0]["ious"]))
     summary["stages"] = [

@@ -164,9 +164,10 @@ def training_words(rows: Any) -> Iterable[str]:
 def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.nn.Module:
     attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
     if arguments.model_name_or_path is not None:
-        return AutoModel.from_pretrained(
+        model = AutoModel.from_pretrained(
             arguments.model_name_or_path, trust_remote_code=True, dtype=torch.float32, **attention
         )
+        return renew_parts(model, arguments.new_parts, arguments.model_config) if arguments.new_parts else model
     fields: dict[str, Any] = dict(arguments.model_config)  # pyrefly: ignore[no-matching-overload] - a dict once parsed
     if arguments.text_model is not None:
         return JMCELNModel.from_vision_text_pretrained(
@@ -181,6 +182,27 @@ def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.
         return JMCELNModel.from_vision_text_pretrained(arguments.vision_model, text_encoder, **fields, **attention)
     fields["text_config"] = text_config
     return JMCELNModel._from_config(JMCELNConfig(**fields), **attention)
+
+
+def renew_parts(model: torch.nn.Module, new_parts: Sequence[str], fields: Mapping[str, Any]) -> torch.nn.Module:
+    """
+    A model like `model` but for `fields` of its configuration. Its `new_parts` have random weights, and so have those
+    that `model` does not have, such as further layers.
+    """
+    parts = [name for name, _ in model.named_children()]
+    unknown = set(new_parts) - set(parts)
+    if unknown:
+        raise ValueError(f"`new_parts`: the model has no parts {sorted(unknown)}; it has {parts}.")
+    config = type(model.config).from_dict({**model.config.to_dict(), **fields})
+    renewed = JMCELNModel._from_config(config, attn_implementation=model.config._attn_implementation)
+    prefixes = tuple(f"{part}." for part in new_parts)
+    kept = {name: weight for name, weight in model.state_dict().items() if not name.startswith(prefixes)}
+    shapes = {name: weight.shape for name, weight in renewed.state_dict().items()}
+    unfit = {name.partition(".")[0] for name, weight in kept.items() if shapes.get(name) != weight.shape}
+    if unfit:
+        raise ValueError(f"With {dict(fields)} the weights of {sorted(unfit)} do not fit: add them to `new_parts`.")
+    renewed.load_state_dict(kept, strict=False)
+    return renewed
 
 
 def build_trainer(

@@ -12,11 +12,6 @@ from .contextual_embedding import JMCELNContextComparison, JMCELNContextReader, 
 from .pixel_decoder import JMCELNPixelMixer, resize_maps
 
 
-def resize_logits(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bilinear resizing of `(batch, h, w)` logits to `(batch, height, width)`."""
-    return resize_maps(logits.unsqueeze(-1), height, width).squeeze(-1)
-
-
 class JMCELNMaskBias(nn.Linear):
     """The bias of the mask logits. A class of its own, by which the model knows to start it low."""
 
@@ -55,7 +50,7 @@ class JMCELNMaskPredictor(nn.Module):
         pixel_features: torch.Tensor,
         height: int,
         width: int,
-        previous_logits: torch.Tensor | None = None,
+        previous: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
@@ -64,8 +59,8 @@ class JMCELNMaskPredictor(nn.Module):
             context (`torch.Tensor` of shape `(batch * expressions, num_tokens, hidden)`)
             pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
             height, width (`int`): Of the working map.
-            previous_logits (`torch.Tensor` of shape `(batch * expressions, 2, h, w)`, *optional*):
-                Of the referent and of the landmarks, from the stage before.
+            previous (`torch.Tensor` of shape `(batch * expressions, out_height, out_width, 2)`, *optional*):
+                Logits of the referent and of the landmarks, from the stage before.
 
         Returns:
             Pixel embeddings `(batch * expressions, out_height, out_width, mask_features)` and logits of the referent
@@ -79,7 +74,6 @@ class JMCELNMaskPredictor(nn.Module):
         answers = self.kernel_norm(context[:, :2])
         logits = torch.einsum("bhwc,bnc->bnhw", self.embedding_norm(embeddings), self.kernel(answers)) * self.scaling
         if self.comparison is not None:
-            previous = resize_maps(previous_logits.permute(0, 2, 3, 1), out_height, out_width)
             logits = logits + self.comparison(answers, pixel_features, previous)
         return embeddings, logits + self.bias(answers).unsqueeze(-1)
 
@@ -131,8 +125,10 @@ class JMCELNStage(GradientCheckpointingLayer):
             `(batch * expressions, 2, out_height, out_width)`, the alignment filter
             `(batch * expressions, out_height, out_width)` (or `None`), and the writer's attention weights (or `None`).
         """
-        previous_probabilities = None
+        previous, previous_probabilities = None, None
         if previous_logits is not None:
+            # (batch * expressions, out_height, out_width, 2)
+            previous = resize_maps(previous_logits.permute(0, 2, 3, 1), *pixel_features.shape[1:3])
             previous_probabilities = nn.functional.adaptive_avg_pool2d(previous_logits.sigmoid(), (height, width))
             previous_probabilities = previous_probabilities.flatten(2)
             pixels = pixels + self.mask_embedding(previous_probabilities.transpose(1, 2))
@@ -145,12 +141,11 @@ class JMCELNStage(GradientCheckpointingLayer):
         pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, [(height, width)]))
         pixels = pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
 
-        embeddings, logits = self.predictor(pixels, positions, context, pixel_features, height, width, previous_logits)
+        embeddings, logits = self.predictor(pixels, positions, context, pixel_features, height, width, previous)
         alignment_filter = None
-        if self.alignment is not None and previous_logits is not None:
+        if self.alignment is not None and previous is not None:
             referent, landmarks = logits.unbind(1)
-            previous_referent = resize_logits(previous_logits[:, 0], *logits.shape[-2:])
-            referent, alignment_filter = self.alignment(embeddings, referent, previous_referent)
+            referent, alignment_filter = self.alignment(embeddings, referent, previous[..., 0])
             logits = torch.stack([referent, landmarks], dim=1)
         return pixels, context, logits, alignment_filter, weights
 

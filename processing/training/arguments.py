@@ -41,6 +41,13 @@ class ModelArguments:
             " random weights. On the command line also one by one: `--model_config.num_stages 4`."
         },
     )
+    new_parts: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Parts of `model_name_or_path` to begin anew with random weights, as `model_config` changes them:"
+            " `--new_parts cascade --model_config.num_stages 4`."
+        },
+    )
     tokenizer: str | None = field(
         default=None,
         metadata={
@@ -68,10 +75,13 @@ class ModelArguments:
                 "`vision_model` needs either a `text_model`, or a `text_config` in `model_config` for a text encoder"
                 " from scratch."
             )
-        if self.model_name_or_path is not None and (self.vision_model is not None or self.model_config):
+        if self.new_parts and self.model_name_or_path is None:
+            raise ValueError("`new_parts` are those of a saved model; name it with `model_name_or_path`.")
+        has_fields_of_new_parts = self.new_parts or not self.model_config
+        if self.model_name_or_path is not None and (self.vision_model is not None or not has_fields_of_new_parts):
             raise ValueError(
-                "`model_name_or_path` names a whole model, beside which `vision_model`, `text_model` and"
-                " `model_config` have no place."
+                "`model_name_or_path` names a whole model, beside which `vision_model` and `text_model` have no place,"
+                " nor has `model_config` without `new_parts`."
             )
         if self.model_name_or_path is None and self.vision_model is None and not self.model_config:
             raise ValueError(

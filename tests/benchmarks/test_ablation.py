@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from benchmarks import ablation, stage_pictures, stage_report
-from benchmarks.ablation_report import document, gains_table
+from benchmarks.ablation_report import document, gains_table, levels_table, sweeps_table
 from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
 from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
 from processing.shapes_oracles import labelled_scene
@@ -105,13 +105,14 @@ def test_means_over_runs():
 
 def test_variants_have_equal_size():
     plan = yaml.safe_load(Path("benchmarks/ablation.yaml").read_text())
-    fields = dict(load_settings(plan["run"])["model_config"])
-    fields["backbone_config"] = load_settings("configs/shapes_backbone.yaml")["backbone_config"]
-    fields["feature_strides"] = [4, 8, 16]
+    # The run begins from what shapes_trunk.yaml makes of the shipped model.
+    run, trunk = load_settings(plan["run"]), load_settings("configs/shapes_trunk.yaml")
+    assert run["model_name_or_path"] == trunk["output_dir"]
+    fields = JMCELNConfig.from_pretrained(trunk["model_name_or_path"]).to_dict()
     sizes = {}
     for variant, changes in plan["variants"].items():
         with torch.device("meta"):
-            model = JMCELNModel(JMCELNConfig(**{**fields, **changes}))
+            model = JMCELNModel(JMCELNConfig.from_dict({**fields, **run["model_config"], **changes}))
         # The backbone is the same in all, and would hide a difference.
         counted = [weight for name, weight in model.named_parameters() if not name.startswith(("backbone", "text"))]
         sizes[variant] = sum(weight.numel() for weight in counted)
@@ -128,6 +129,7 @@ def plan(tmp_path):
         "run": str(run),
         "output_dir": str(tmp_path / "ablation"),
         "seeds": [0, 1],
+        "seed_settings": ["seed", "data_seed"],
         "test": {"split": "test", "size": 4, "image_size": SIZE},
         "baseline": "plain cascade",
         "variants": variants,
@@ -151,14 +153,29 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
         for variant in (ablation.FULL_MODEL, "plain cascade")
     )
     assert f"{100 * np.mean(np.subtract(own, base)):+.1f}" in gains_table(report, "mIoU")
+    # The settings that take the seed have it, and controls are asked of the full model alone.
+    for run in report["runs"]:
+        folder = tmp_path / "ablation" / f"{ablation.run_name(run['variant'], run['seed'])}-{run['digest'][:8]}"
+        trained = json.loads((folder / "settings.json").read_text())["training"]
+        assert trained["seed"] == trained["data_seed"] == run["seed"]
+        asked = bool(run["summary"]["levels"]["position"]["controls"])
+        assert asked == (run["variant"] == ablation.FULL_MODEL)
 
     # A finished run is read, not repeated; a sweep is one more variant.
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation").glob("*.json")}
     assert len(files) == 4
     swept = ablation.main([*arguments, "--seeds", "0"])
     assert len(swept["runs"]) == 5
+    table = sweeps_table(swept).splitlines()
+    # What is swept stands beside the full model of the same seed, and not among the variants.
+    assert [row.split(" | ")[0].removeprefix("| ") for row in table[2:]] == [
+        ablation.FULL_MODEL,
+        "num_context_tokens = 2",
+    ]
+    assert [row.split(" | ")[2] for row in table[2:]] == ["0", "0"]
+    assert "num_context_tokens" not in levels_table(swept, "mIoU")
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
-    with pytest.raises(ValueError, match="other settings, other code or another backbone"):
+    with pytest.raises(ValueError, match="other settings, other code or other weights"):
         ablation.main([*arguments, "--learning_rate", "1e-4"])
     with pytest.raises(ValueError, match="no variants"):
         ablation.main([*arguments, "--only", "nothing"])
@@ -183,9 +200,10 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     assert ablation.main([*elsewhere, "--report-only"])["runs"] == report["runs"]
 
 
-def test_a_run_on_another_backbone_is_another_run(plan, tmp_path):
+@pytest.mark.parametrize("part", ["vision_model", "model_name_or_path"])
+def test_a_run_from_other_weights_is_another_run(plan, tmp_path, part):
     content = ablation.load_plan(plan)
-    content["run"] = str(write_settings(tmp_path, vision_model=str(tmp_path)))
+    content["run"] = str(write_settings(tmp_path, **{part: str(tmp_path)}))
     digests = set()
     for weights in (b"some", b"others"):
         (tmp_path / "model.safetensors").write_bytes(weights)

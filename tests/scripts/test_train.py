@@ -278,3 +278,30 @@ def saved_words(folder):
     tokenizer = build_word_tokenizer(["the red green blue square left right above below"])
     tokenizer.save_pretrained(folder / "words")
     return folder / "words"
+
+
+def test_new_parts_of_a_saved_model(tmp_path):
+    first = write_settings(tmp_path, max_steps=1, eval_strategy="no", eval_data={})
+    train.main([str(first)])
+    saved = ["--model_name_or_path", str(tmp_path / "run")]
+    renew = ["--new_parts", "cascade", "--model_config.use_alignment", "false"]
+    options = [str(first), *saved, *renew, "--output_dir", str(tmp_path / "renewed"), "--learning_rate", "0"]
+    train.main(options)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "renewed"))
+    assert not any("alignment" in name for name in after)
+    assert any("alignment" in name for name in before)
+    for name, weight in after.items():
+        is_new = name.startswith("cascade.")
+        # Biases and norms start as they always do.
+        if not is_new or weight.std(correction=0) > 0.01:
+            assert torch.equal(weight, before[name]) != is_new, name
+
+    # Layers that the saved model does not have are new as well.
+    train.main([*options, "--output_dir", str(tmp_path / "deeper"), "--model_config.num_fusion_layers", "2"])
+    deeper = load_file(tmp_path / "deeper" / "model.safetensors")
+    assert any(name.startswith("fusion_layers.1.") for name in deeper)
+
+    with pytest.raises(ValueError, match=r"the weights of \['fusion_layers'\] do not fit"):
+        train.main([*options, "--model_config.num_fusion_layers", "0"])
+    with pytest.raises(ValueError, match=r"no parts \['cascades'\]"):
+        train.main([str(first), *saved, "--new_parts", "cascades"])
