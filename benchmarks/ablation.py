@@ -135,21 +135,25 @@ def train_and_measure(
     start = time.perf_counter()
     train.main([run_file, *fields, *seeds, "--output_dir", str(folder), *run["arguments"]])
     seconds = time.perf_counter() - start
-    model = JMCELNModel.from_pretrained(folder)
-    processor = JMCELNProcessor.from_pretrained(folder)
-    controls = tuple(CONTROLS) if run["variant"] == FULL_MODEL else ()
-    result = {
-        **run,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seconds": seconds,
-        "summary": summarize(analyse(model, processor, scenes, controls=controls)),
-    }
+    result = {**run, "seconds": seconds, **measure(run["variant"], folder, scenes)}
     temporary = output_dir / f"{name}.part"
     temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
     temporary.replace(output_dir / f"{name}.json")
     # What is needed of the folder is the model: its checkpoints are three times as large.
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+
+
+def measure(variant: str, folder: Path, scenes: Sequence[LabelledScene]) -> dict[str, Any]:
+    """The size of a trained model and its figures."""
+    model = JMCELNModel.from_pretrained(folder)
+    processor = JMCELNProcessor.from_pretrained(folder)
+    # Controls say whether a model reads at all; each takes as long as all else.
+    controls = tuple(CONTROLS) if variant == FULL_MODEL else ()
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "summary": summarize(analyse(model, processor, scenes, controls=controls)),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

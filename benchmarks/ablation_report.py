@@ -149,6 +149,19 @@ def transitions_table(report: Report) -> str:
     return markdown_table(rows)
 
 
+def landmarks_table(report: Report) -> str:
+    """Whether an error lies in the landmarks or behind them, for every level that has any."""
+    rows = [["variant", "level", "finds all landmarks", "then the right object", "else the right object",
+             "wrong to right", "right to wrong"]]  # fmt: skip
+    for variant in measured(report):
+        levels = merged([run["summary"] for run in runs_of(report, variant)])["levels"]
+        for level, scores in levels.items():
+            if way := scores.get("by_way_of"):
+                columns = ("landmarks", "right_with", "right_without", "wrong_to_right", "right_to_wrong")
+                rows.append([variant, level, *[show(way[column]) for column in columns]])
+    return markdown_table(rows)
+
+
 def attention_table(report: Report) -> str:
     rows = [["variant", "stage", *PLACES]]
     for variant in measured(report):
@@ -208,6 +221,11 @@ def as_markdown(report: Report) -> str:
         " that it means is not.\n\n" + stages_table(report),
         "### From the first stage to the last\n\nShares of the expressions.\n\n" + transitions_table(report),
     ]
+    parts.append(
+        "### By way of the landmarks\n\nOf single targets whose expression names landmarks: whether the last stage"
+        " finds all of them, whether it means the right object then and else, and what changes from the first stage to"
+        f" the last.\n\n{landmarks_table(report)}"
+    )
     if attention := attention_table(report):
         parts.append(
             "### Where the context tokens look\n\nDensity of their attention to the pixels on expressions with a"

@@ -190,11 +190,13 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
 
     Returns:
         `dict`: `levels`: by level `expressions`, and for those with targets `mIoU`, `P@0.5`, `chosen` (share of
-        single targets whose object the last stage means) and the mIoU of each of the `controls` that were asked;
-        `stages`: one dict a stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between
-        the first and the last stage the shares that went from wrong to right and back, by `P@0.5` and by `chosen`;
-        `inconsistency`: mean 1 - IoU of successive stages; `N-acc` and `T-acc`: absent and present referents told
-        right.
+        single targets whose object the last stage means), the mIoU of each of the `controls` that were asked, and
+        `by_way_of` for expressions that name landmarks: how many there are, the share of which the last stage finds
+        all `landmarks`, how many of these (`right_with`) and of the others (`right_without`) mean the right object,
+        and the shares that go from `wrong_to_right` and back between the first and the last stage; `stages`: one dict
+        a stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between the first and the
+        last stage the shares that went from wrong to right and back, by `P@0.5` and by `chosen`; `inconsistency`: mean
+        1 - IoU of successive stages; `N-acc` and `T-acc`: absent and present referents told right.
     """
     with_target = [record for record in records if record["has_target"]]
     single = [record for record in with_target if "chosen" in record]
@@ -208,6 +210,7 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
             scores["chosen"] = _mean(record["chosen"][-1] for record in found if "chosen" in record)
             asked = found[0].get("controls", ())
             scores["controls"] = {name: _mean(record["controls"][name] for record in found) for name in asked}
+            scores["by_way_of"] = _by_way_of_landmarks([record for record in found if "landmarks" in record])
         summary["levels"][level] = scores
     stages = range(len(with_target[0]["ious"]))
     summary["stages"] = [
@@ -240,6 +243,20 @@ def _attention(records: Sequence[ExpressionRecord], stage: int) -> dict[str, flo
     if not looks:
         return None
     return {place: _mean(look[place] for look in looks if look[place] is not None) for place in PLACES}
+
+
+def _by_way_of_landmarks(records: Sequence[ExpressionRecord]) -> dict[str, float | None] | None:
+    if not records:
+        return None
+    found = [record["landmarks"][-1] == 1 for record in records]
+    right = [record["chosen"][-1] for record in records]
+    return {
+        "expressions": len(records),
+        "landmarks": _mean(found),
+        "right_with": _mean(ok for ok, all_found in zip(right, found, strict=True) if all_found),
+        "right_without": _mean(ok for ok, all_found in zip(right, found, strict=True) if not all_found),
+        **_transitions([record["chosen"] for record in records]),
+    }
 
 
 def _transitions(right: Iterable[Sequence[bool]]) -> dict[str, float | None]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 
 from tqdm.auto import tqdm
 
-from benchmarks.ablation_report import attention_table, stages_table, transitions_table
+from benchmarks.ablation_report import attention_table, landmarks_table, stages_table, transitions_table
 from benchmarks.stage_analysis import ExpressionRecord, analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         f"{settings.scenes} scenes of the split `test` at {image_size}², {len(expressions)} expressions;"
         " figures are points of a hundred, attention is a density (1 is an even look)."
     )
-    tables = [stages_table(report), transitions_table(report), attention_table(report)]
+    tables = [stages_table(report), transitions_table(report), landmarks_table(report), attention_table(report)]
     text = "\n\n".join([introduction, *tables, conditions_table(expressions, records)])
     print(text)
     if settings.document:

@@ -85,6 +85,10 @@ def test_every_figure_of_known_outputs(scenes):
     assert first["attention"]["another object"] == pytest.approx(0, abs=1e-3)
     assert first["attention"]["landmark"] == pytest.approx(0, abs=1e-3)
     assert last["attention"] is None
+    way = summary["levels"]["relation"]["by_way_of"]
+    assert (way["landmarks"], way["right_with"], way["right_without"]) == (1, 1, None)
+    assert (way["wrong_to_right"], way["right_to_wrong"]) == (1, 0)
+    assert summary["levels"]["appearance"]["by_way_of"] is None
     for level, scores in summary["levels"].items():
         if level != "no_target":
             assert scores["mIoU"] == 1
@@ -250,6 +254,7 @@ def test_report_of_the_stages(saved_model, tmp_path, monkeypatch):
     page.write_text("before\n<!-- stages: begin -->\nold\n<!-- stages: end -->\nafter\n")
     monkeypatch.setattr(stage_report, "PAGE", page)
     text = stage_report.main([*saved_model, "--document"])
-    assert text.count("| model |") == 8  # three stages twice, two ways to judge what changed
+    # Three stages twice, two ways to judge what changed, four levels with landmarks.
+    assert text.count("| model |") == 12
     assert text in page.read_text()
     assert "old" not in page.read_text()
