@@ -81,7 +81,7 @@ def paired_gains(report: Report, variant: str, score: str) -> dict[str, Mapping[
     pairs = [(run["summary"], baseline[run["seed"]]) for run in runs_of(report, variant) if run["seed"] in baseline]
     if not pairs:
         return {}
-    gains = {
+    gains: dict[str, Mapping[str, Any]] = {
         level: mean_and_error([own["levels"][level][score] - base["levels"][level][score] for own, base in pairs])
         for level in levels_with(score)
     }
