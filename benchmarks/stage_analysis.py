@@ -46,13 +46,13 @@ def analyse(
     Returns:
         `list[dict]`: One an expression, in order. `level`; `presence`: whether the model says that the referent is
         there; for expressions with a target `ious`: IoU of every stage's mask, the last at full resolution and not
-        emptied where the model says that nothing is there, and
-        `agreements`: IoU of each stage's mask with the one after it; for a single target also `chosen`: whether each
-        stage means the right object; `landmarks`, where the expression names any: which share of them each stage
-        finds, that is the share that is among as many objects under which its landmark mask is densest; and
-        `attention`: by stage, what share of the context tokens' look at the pixels
-        goes to each of `PLACES`, per pixel and relative to an even look (1 is chance, `None` where there is no such
-        place); and `controls`: IoU of the last mask with each of the controls.
+        emptied where the model says that nothing is there, `agreements`: IoU of each stage's mask with the one after
+        it, and `controls`: IoU of the last mask with each of the controls. For a single target also `chosen`: whether
+        each stage means the right object; `object`: the index of the one that the last stage means; `landmarks`, where
+        the expression names any: which share of them each stage finds, that is the share that is among as many objects
+        under which its landmark mask is densest; and `attention`: by stage, what share of the context tokens' look at
+        the pixels goes to each of `PLACES`, per pixel and relative to an even look (1 is chance, `None` where there is
+        no such place).
     """
     model.eval()
     records: list[ExpressionRecord] = []
@@ -138,7 +138,9 @@ def _record(
         """Mean probability on what is visible of each object."""
         return visible @ stage[row, position].flatten().double().cpu().numpy() / areas
 
-    record["chosen"] = [int(densities(stage).argmax()) == target for stage in probabilities]
+    meant = [int(densities(stage).argmax()) for stage in probabilities]
+    record["chosen"] = [index == target for index in meant]
+    record["object"] = meant[-1]
     landmarks = landmarks_of(expression.query, scene.scene)
     if landmarks:
         densest = [densities(stage).argsort()[-len(landmarks) :] for stage in landmark_probabilities]

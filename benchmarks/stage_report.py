@@ -3,8 +3,9 @@
     python benchmarks/stage_report.py --model runs/shapes
     python benchmarks/stage_report.py --model checkpoints/jmceln-shapes --document    # into docs/results.md
 
-Tables of one model, as those of the ablation are of many: stage by stage, from the first stage to the last, where the
-context tokens look; then, of expressions with a single condition, how often the model means the right object.
+Tables of one model, as those of the ablation are of many: stage by stage, from the first stage to the last, by way of
+the landmarks, where the context tokens look; then, of expressions with a single condition, how often the model means
+the right object; and which readers that leave words unread err as it does.
 """
 
 import argparse
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 from tqdm.auto import tqdm
 
 from benchmarks.ablation_report import attention_table, landmarks_table, stages_table, transitions_table
+from benchmarks.reading_errors import reading_errors_table
 from benchmarks.stage_analysis import ExpressionRecord, analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
@@ -81,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> str:
         " figures are points of a hundred, attention is a density (1 is an even look)."
     )
     tables = [stages_table(report), transitions_table(report), landmarks_table(report), attention_table(report)]
-    text = "\n\n".join([introduction, *tables, conditions_table(expressions, records)])
+    tables += [conditions_table(expressions, records), reading_errors_table(scenes, records)]
+    text = "\n\n".join([introduction, *tables])
     print(text)
     if settings.document:
         fill_page(PAGE, *MARKERS, f"\n\n{text}\n\n")
