@@ -105,21 +105,20 @@ def sweeps_table(report: Report) -> str:
     """The full model beside what differs from it in one field, on the seeds that the latter have."""
     swept = [variant for variant in report["swept"] if runs_of(report, variant)]
     seeds = {run["seed"] for variant in swept for run in runs_of(report, variant)}
-    rows = [["variant", "parameters", "seeds", *[f"{score}, {where}" for score in ("mIoU", "P@0.5", "right object")
-                                                  for where in ("all levels", "relations and chains")]]]  # fmt: skip
+    names = ("mIoU", "P@0.5", "right object")
+    rows = [["variant", "parameters", "seeds", *names, *[f"{name}, relations and chains" for name in names]]]
     for variant in [report["full_model"], *swept]:
         runs = [run for run in runs_of(report, variant) if run["seed"] in seeds]
-        if runs:
-            scores = [
-                show(mean_and_error([of(run["summary"]) for run in runs]))
-                for score in SCORES
-                for of in (
-                    lambda summary, score=score: summary["stages"][-1][score],
-                    lambda summary, score=score: relational(summary, score),
-                )
-            ]
-            listed = ", ".join(str(run["seed"]) for run in runs)
-            rows.append([variant, f"{runs[0]['parameters'] / 1e3:,.0f} k", listed, *scores])
+        if not runs:
+            continue
+        scores = [
+            [run["summary"]["stages"][-1][score] for score in SCORES]
+            + [relational(run["summary"], score) for score in SCORES]
+            for run in runs
+        ]
+        listed = ", ".join(str(run["seed"]) for run in runs)
+        means = [show(mean_and_error(column)) for column in zip(*scores, strict=True)]
+        rows.append([variant, f"{runs[0]['parameters'] / 1e3:,.0f} k", listed, *means])
     return markdown_table(rows) if len(rows) > 2 else ""
 
 
@@ -232,9 +231,7 @@ def as_markdown(report: Report) -> str:
             f" landmark; 1 is an even look.\n\n{attention}"
         )
     if sweeps := sweeps_table(report):
-        parts.append(
-            f"### Other numbers of stages, tokens and losses\n\nThe full model but for one field.\n\n{sweeps}"
-        )
+        parts.append(f"### Other settings\n\nThe full model but for one field.\n\n{sweeps}")
     if runs_of(report, report["full_model"]):
         parts.append("### Controls, full model\n\nmIoU.\n\n" + controls_table(report))
     return "\n\n".join(parts) + "\n"
