@@ -83,8 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> str:
         " figures are points of a hundred, attention is a density (1 is an even look)."
     )
     tables = [stages_table(report), transitions_table(report), landmarks_table(report), attention_table(report)]
-    tables += [conditions_table(expressions, records), reading_errors_table(scenes, records)]
-    text = "\n\n".join([introduction, *tables])
+    errors = (
+        "### What its errors show\n\nWrong answers on relations and chains: how many there are; of a hundred, how many"
+        " fit the head phrase, and how many a reader who leaves words unread might give too (in brackets, chance: of"
+        " all wrong objects that fit the head phrase).\n\n" + reading_errors_table(scenes, records)
+    )
+    text = "\n\n".join([introduction, *tables, conditions_table(expressions, records), errors])
     print(text)
     if settings.document:
         fill_page(PAGE, *MARKERS, f"\n\n{text}\n\n")
