@@ -53,7 +53,7 @@ def levels_table(report: Report, score: str) -> str:
 
 
 def objects_table(report: Report) -> str:
-    levels = [level for level in LEVELS if level != "multiple"]
+    levels = levels_with("chosen")
     rows = [["variant", *levels, "N-acc", "T-acc"]]
     for variant in measured(report):
         summary = merged([run["summary"] for run in runs_of(report, variant)])
@@ -219,12 +219,10 @@ def as_markdown(report: Report) -> str:
         "### Stage by stage\n\nA coarse stage cannot draw a small object: its IoU is bounded by its grid, the object"
         " that it means is not.\n\n" + stages_table(report),
         "### From the first stage to the last\n\nShares of the expressions.\n\n" + transitions_table(report),
-    ]
-    parts.append(
         "### By way of the landmarks\n\nOf single targets whose expression names landmarks: whether the last stage"
         " finds all of them, whether it means the right object then and else, and what changes from the first stage to"
-        f" the last.\n\n{landmarks_table(report)}"
-    )
+        " the last.\n\n" + landmarks_table(report),
+    ]
     if attention := attention_table(report):
         parts.append(
             "### Where the context tokens look\n\nDensity of their attention to the pixels on expressions with a"

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         labelled_scene("test", index, image_size=image_size)
         for index in tqdm(range(settings.scenes), desc="test scenes", unit="scene", leave=False)
     ]
-    records = analyse(model, processor, scenes)
+    records = analyse(model, processor, scenes, controls=())
     report = {"variants": ["model"], "runs": [{"variant": "model", "seed": 0, "summary": summarize(records)}]}
     expressions = [expression for scene in scenes for expression in scene.expressions]
     introduction = (

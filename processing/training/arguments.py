@@ -77,8 +77,8 @@ class ModelArguments:
             )
         if self.new_parts and self.model_name_or_path is None:
             raise ValueError("`new_parts` are those of a saved model; name it with `model_name_or_path`.")
-        has_fields_of_new_parts = self.new_parts or not self.model_config
-        if self.model_name_or_path is not None and (self.vision_model is not None or not has_fields_of_new_parts):
+        describes_another = self.vision_model is not None or (self.model_config and not self.new_parts)
+        if self.model_name_or_path is not None and describes_another:
             raise ValueError(
                 "`model_name_or_path` names a whole model, beside which `vision_model` and `text_model` have no place,"
                 " nor has `model_config` without `new_parts`."
@@ -272,7 +272,11 @@ def parse_arguments(
         settings = merge_settings(settings, load_settings(file))
     if any(name.partition("=")[0] == "--model_name_or_path" for name in names):
         # A whole model named on the command line takes the place of the one that the files describe in parts.
-        for part in ("vision_model", "text_model", "model_config", "tokenizer"):
+        # Fields of parts to begin anew go with any saved model.
+        described = ["vision_model", "text_model", "tokenizer"]
+        if not settings.get("new_parts"):
+            described.append("model_config")
+        for part in described:
             settings.pop(part, None)
     options = _take_dotted_options(names, settings)
     parser = HfArgumentParser(

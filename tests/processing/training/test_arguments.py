@@ -86,6 +86,13 @@ def test_a_model_on_the_command_line_takes_the_place_of_the_files(write):
             parse_arguments([path, "--report_to", "none", "--model_name_or_path", "m", *option])
 
 
+def test_another_saved_model_on_the_command_line_gets_the_new_parts_of_the_file(write):
+    path = write(minimal(new_parts=["cascade"], model_config={"use_alignment": False}))
+    model = parse_arguments([path, "--model_name_or_path", "other"])[0]
+    assert (model.model_name_or_path, model.new_parts) == ("other", ["cascade"])
+    assert model.model_config == {"use_alignment": False}
+
+
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
@@ -95,6 +102,7 @@ def test_a_model_on_the_command_line_takes_the_place_of_the_files(write):
         (minimal(train_data=[{"name": "a"}]), ["--train_data.1.split", "x"], "no position in a list of 1"),
         (minimal(), ["--model_config.a"], "has no value"),
         (minimal(max_steps=3), ["--max_steps.a", "1"], "has no parts"),
+        ({"model_config": {}, "new_parts": ["cascade"], "use_cpu": True}, [], "name it with `model_name_or_path`"),
         (minimal(vision_model="v", model_config={}), [], "either a `text_model`"),
         (minimal(vision_model="v", text_model="t", model_name_or_path="m"), [], "have no place"),
         ({"use_cpu": True, "report_to": "none"}, [], "No model is named"),
