@@ -35,9 +35,9 @@ from benchmarks.ablation_report import as_markdown, document, draw
 from benchmarks.stage_analysis import analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.evaluation_controls import CONTROLS
-from processing.shapes import source_digest
-from processing.shapes_oracles import LabelledScene, labelled_scene, oracle_scores
+from processing.evaluation.controls import CONTROLS
+from processing.shapes.dataset import source_digest
+from processing.shapes.oracles import LabelledScene, labelled_scene, oracle_scores
 from processing.training.arguments import load_settings
 from scripts import train
 

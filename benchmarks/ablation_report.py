@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stage_analysis import PLACES, mean_and_error, merged
-from processing.evaluation_controls import CONTROLS
-from processing.evaluation_report import fill_page, markdown_table
+from processing.evaluation.controls import CONTROLS
+from processing.evaluation.report import fill_page, markdown_table
 
 
 Report = Mapping[str, Any]

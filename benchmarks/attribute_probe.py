@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.evaluation_report import fill_page, markdown_table
-from processing.shapes_oracles import LabelledScene, labelled_scene
-from processing.shapes_queries import ATTRIBUTES
+from processing.evaluation.report import fill_page, markdown_table
+from processing.shapes.oracles import LabelledScene, labelled_scene
+from processing.shapes.queries import ATTRIBUTES
 
 
 MARKERS = ("<!-- probe: begin -->", "<!-- probe: end -->")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.stage_analysis import ExpressionRecord
-from processing.evaluation_report import markdown_table
-from processing.shapes_oracles import READERS, LabelledScene, head_matches
+from processing.evaluation.report import markdown_table
+from processing.shapes.oracles import READERS, LabelledScene, head_matches
 
 
 # Of those in READERS, the ones whose answers differ from "any object that fits the head phrase".

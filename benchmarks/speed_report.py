@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import fit_line
-from processing.evaluation_report import fill_between
+from processing.evaluation.report import fill_between
 
 
 GIGA = 1e9

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from modeling_jmceln import JMCELNModel
-from processing.evaluation_controls import CONTROLS, control_expressions
-from processing.shapes_oracles import LabelledScene
-from processing.shapes_queries import landmarks_of
+from processing.evaluation.controls import CONTROLS, control_expressions
+from processing.shapes.oracles import LabelledScene
+from processing.shapes.queries import landmarks_of
 
 
 # In `ExpressionRecord["attention"]`: where the context tokens look, per object of the kind and per background pixel.

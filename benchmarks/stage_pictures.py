@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from benchmarks.stage_analysis import stage_probabilities
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.shapes_expressions import LEVELS
-from processing.shapes_oracles import LabelledScene, labelled_scene
-from processing.shapes_queries import landmarks_of
+from processing.shapes.expressions import LEVELS
+from processing.shapes.oracles import LabelledScene, labelled_scene
+from processing.shapes.queries import landmarks_of
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -24,10 +24,10 @@ from benchmarks.reading_errors import reading_errors_table
 from benchmarks.stage_analysis import ExpressionRecord, analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.evaluation_report import fill_page, markdown_table
-from processing.shapes_expressions import Expression
-from processing.shapes_oracles import labelled_scene
-from processing.shapes_queries import Query, Relation, SameAs, SizeThan
+from processing.evaluation.report import fill_page, markdown_table
+from processing.shapes.expressions import Expression
+from processing.shapes.oracles import labelled_scene
+from processing.shapes.queries import Query, Relation, SameAs, SizeThan
 
 
 MARKERS = ("<!-- stages: begin -->", "<!-- stages: end -->")

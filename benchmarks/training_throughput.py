@@ -30,11 +30,11 @@ from tqdm.auto import tqdm
 
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 from processing import JMCELNImageProcessor, JMCELNProcessor
-from processing.collator import ReferringCollator
-from processing.image_sampler import DrawnImages
-from processing.masks import encode_mask
+from processing.data.masks import encode_mask
+from processing.training.collator import ReferringCollator
+from processing.training.image_sampler import DrawnImages
 from processing.training.parameter_groups import parameter_groups
-from processing.word_tokenizer import build_word_tokenizer
+from processing.training.word_tokenizer import build_word_tokenizer
 
 
 # Swin-T with a BERT of four layers: the shape of the usual encoders at a size that a processor can train.
@@ -126,7 +126,7 @@ def measure_training(options: argparse.Namespace) -> list[dict[str, Any]]:
 def measure_loading(options: argparse.Namespace) -> list[dict[str, Any]]:
     import datasets
 
-    from processing.referring_rows import canonical_features
+    from processing.data.canonical_rows import canonical_features
 
     datasets.disable_progress_bars()
     collate = ReferringCollator(build_processor(480), training=True, max_expressions_per_image=8)

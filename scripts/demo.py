@@ -20,10 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from processing.evaluation_report import markdown_table
-from processing.evaluation_sheet import Case, draw_sheet
-from processing.shapes import shapes_dataset
-from processing.shapes_oracles import labelled_scene, oracle_scores
+from processing.evaluation.report import markdown_table
+from processing.evaluation.sheet import Case, draw_sheet
+from processing.shapes.dataset import shapes_dataset
+from processing.shapes.oracles import labelled_scene, oracle_scores
 from scripts import evaluate, train
 
 

@@ -34,7 +34,9 @@ from transformers import AutoModel, AutoProcessor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import modeling_jmceln  # noqa: F401 - registers the model with AutoModel
-from processing.evaluation import (
+from processing.data.referring_datasets import load_referring_dataset
+from processing.evaluation.controls import CONTROLS
+from processing.evaluation.evaluation import (
     PROTOCOLS,
     EvaluationSettings,
     collect_results,
@@ -43,12 +45,10 @@ from processing.evaluation import (
     number_of_rows,
     rows_at,
 )
-from processing.evaluation_controls import CONTROLS
-from processing.evaluation_journal import EvaluationJournal
-from processing.evaluation_report import results_table, write_predictions
-from processing.evaluation_sheet import choose_cases, draw_sheet
-from processing.referring_datasets import load_referring_dataset
-from processing.shapes import shapes_dataset
+from processing.evaluation.journal import EvaluationJournal
+from processing.evaluation.report import results_table, write_predictions
+from processing.evaluation.sheet import choose_cases, draw_sheet
+from processing.shapes.dataset import shapes_dataset
 
 
 # What the format of results.json is called in it; to be raised when a reader of older files would be misled.

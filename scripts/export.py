@@ -10,7 +10,7 @@ The image encoder runs once an image, the expression decoder once for any number
 
 Batch, expressions and length are free (the programs of torch.export want at least two images and expressions: pad with
 zeros); height and width are those of the processor. The graphs lie beside the processor,
-so that `processing.onnx_inference.load_onnx_pipeline(FOLDER)` is the whole pipeline.
+so that `processing.export.onnx_inference.load_onnx_pipeline(FOLDER)` is the whole pipeline.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from modeling_jmceln import JMCELNImageFeatures, JMCELNModel
-from processing.onnx_inference import DECODER, ENCODER, graph_path, load_onnx_pipeline
+from processing.export.onnx_inference import DECODER, ENCODER, graph_path, load_onnx_pipeline
 
 
 # The greatest difference of any pixel's probability between the model and what was exported.
@@ -241,9 +241,9 @@ def score_scenes(pipelines: dict[str, Any], count: int) -> dict[str, float]:
     """mIoU of each form on the first scenes of the benchmark's test split."""
     import numpy as np
 
-    from processing.masks import decode_mask
-    from processing.segmentation_metrics import ReferringSegmentationMetric
-    from processing.shapes import shapes_row
+    from processing.data.masks import decode_mask
+    from processing.evaluation.metrics import ReferringSegmentationMetric
+    from processing.shapes.dataset import shapes_row
 
     metrics = {name: ReferringSegmentationMetric() for name in pipelines}
     for index in range(count):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from processing.coco_expressions import LEVELS
-from processing.coco_refer_writer import write_coco_refer_folder
-from processing.leak_filter import held_out_by_all
+from processing.data.leak_filter import held_out_by_all
+from processing.photos.expressions import LEVELS
+from processing.photos.refer_writer import write_coco_refer_folder
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

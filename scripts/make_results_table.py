@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from processing.evaluation_report import fill_between, markdown_row, percent, results_table
+from processing.evaluation.report import fill_between, markdown_row, percent, results_table
 
 
 BEGIN = "<!-- results:begin, written by scripts/make_results_table.py -->"
@@ -149,7 +149,7 @@ def results_text(measured: Sequence[Mapping[str, Any]], published: Mapping[str, 
 
 
 def fill(card: str, text: str) -> str:
-    """The card with the text between its markers; errors as [`~processing.evaluation_report.fill_between`]."""
+    """The card with the text between its markers; errors as [`~processing.evaluation.report.fill_between`]."""
     return fill_between(card, BEGIN, END, f"\n\n{text}\n\n")
 
 

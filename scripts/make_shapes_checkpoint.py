@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.evaluation_report import results_table
-from processing.shapes_ceiling import resolution_ceiling
-from processing.shapes_oracles import labelled_scene
+from processing.evaluation.report import results_table
+from processing.shapes.ceiling import resolution_ceiling
+from processing.shapes.oracles import labelled_scene
 from processing.training.arguments import load_settings
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 # So that `python scripts/shapes_oracles.py` works in a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from processing.shapes_ceiling import resolution_ceiling
-from processing.shapes_expressions import LEVELS
-from processing.shapes_oracles import READERS, labelled_scene, oracle_scores
-from processing.shapes_sheet import draw_sheet
+from processing.shapes.ceiling import resolution_ceiling
+from processing.shapes.expressions import LEVELS
+from processing.shapes.oracles import READERS, labelled_scene, oracle_scores
+from processing.shapes.sheet import draw_sheet
 
 
 STRIDES = (2, 4, 8)

@@ -27,19 +27,20 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, se
 
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 from processing import JMCELNImageProcessor, JMCELNProcessor
-from processing.collator import ReferringCollator
-from processing.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
-from processing.leak_filter import held_out_by_all
-from processing.shapes_wording import shapes_vocabulary
-from processing.trainer_metrics import TrainerMetrics, reduce_logits
+from processing.data.leak_filter import held_out_by_all
+from processing.shapes.wording import shapes_vocabulary
 from processing.training.arguments import (
     DataArguments,
     ModelArguments,
     ReferringTrainingArguments,
     parse_arguments,
 )
+from processing.training.augmentation import MaskingAugmentation
+from processing.training.collator import ReferringCollator
+from processing.training.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
 from processing.training.prediction_pictures import PredictionPictures
 from processing.training.referring_trainer import ReferringTrainer, last_complete_checkpoint
+from processing.training.trainer_metrics import TrainerMetrics, reduce_logits
 from processing.training.training_data import (
     EndlessSampler,
     GeneratedShapes,
@@ -47,8 +48,7 @@ from processing.training.training_data import (
     join_rows,
     load_rows,
 )
-from processing.training_augmentation import MaskingAugmentation
-from processing.word_tokenizer import build_word_tokenizer
+from processing.training.word_tokenizer import build_word_tokenizer
 
 
 logger = logging.getLogger("train")

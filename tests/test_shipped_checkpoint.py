@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modeling_jmceln import JMCELNModel
-from processing.evaluation_report import results_table
+from processing.evaluation.report import results_table
 from scripts import evaluate, predict
 from tests.tiny import tiny_config, tiny_processor
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modeling_jmceln import JMCELNConfig
 from processing import JMCELNImageProcessor, JMCELNProcessor
-from processing.word_tokenizer import build_word_tokenizer
+from processing.training.word_tokenizer import build_word_tokenizer
 
 
 WORDS = (

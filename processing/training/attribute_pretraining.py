@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from transformers import AutoBackbone, PretrainedConfig
 
 from ..image_processing_jmceln import JMCELNImageProcessor
-from ..shapes_rendering import render_scene
-from ..shapes_scene import COLOURS, KINDS, SIZES, TEXTURES, Scene, sample_scene
+from ..shapes.rendering import render_scene
+from ..shapes.scene import COLOURS, KINDS, SIZES, TEXTURES, Scene, sample_scene
 
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

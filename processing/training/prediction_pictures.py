@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
 
-from ..image_sampler import cut_expressions
-from ..masks import decode_mask
+from ..data.masks import decode_mask
+from .image_sampler import cut_expressions
 
 
 TARGET_COLOUR = (0, 200, 80)

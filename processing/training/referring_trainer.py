@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..image_sampler import ImageSampler
+from .image_sampler import ImageSampler
 from .parameter_groups import decaying_parameter_names, parameter_groups
 from .training_data import StreamedImages
 from .weight_average import WeightAverage
@@ -37,8 +37,8 @@ class ReferringTrainer(Trainer):
     - The order of images comes from `train_sampler`.
 
     Args:
-        train_sampler ([`~processing.image_sampler.ImageSampler`], *optional*):
-            Order of the rows of a map-style `train_dataset` of [`~processing.image_sampler.DrawnImages`].
+        train_sampler ([`~processing.training.image_sampler.ImageSampler`], *optional*):
+            Order of the rows of a map-style `train_dataset` of [`~processing.training.image_sampler.DrawnImages`].
         train_data_collator (`Callable`, *optional*):
             Collator of training batches; `data_collator` is that of evaluation.
         learning_rate_scales (`Mapping[str, float]`, *optional*):

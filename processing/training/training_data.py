@@ -8,10 +8,10 @@ import datasets
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
-from ..image_sampler import ImageDraw
-from ..refer_folder import is_refer_folder
-from ..referring_datasets import load_referring_dataset
-from ..shapes import shapes_dataset, shapes_row
+from ..data.refer_folder import is_refer_folder
+from ..data.referring_datasets import load_referring_dataset
+from ..shapes.dataset import shapes_dataset, shapes_row
+from .image_sampler import ImageDraw
 
 
 SHAPES = "shapes"
@@ -22,7 +22,7 @@ class GeneratedShapes(Dataset):
     The synthetic benchmark without an end: row `i` is made when it is read.
 
     Args:
-        options: arguments of [`~processing.shapes.shapes_row`] but for the index.
+        options: arguments of [`~processing.shapes.dataset.shapes_row`] but for the index.
     """
 
     def __init__(self, **options: Any):
@@ -134,8 +134,8 @@ def load_rows(
 
     Args:
         specification (`Mapping`):
-            `name` with the arguments of [`~processing.referring_datasets.load_referring_dataset`]; or `name: shapes`
-            with those of [`~processing.shapes.shapes_dataset`], endless if there is no `size`.
+            `name` with the arguments of [`~processing.data.referring_datasets.load_referring_dataset`]; or
+            `name: shapes` with those of [`~processing.shapes.dataset.shapes_dataset`], endless if there is no `size`.
         image_folder (`str` or `Path`, *optional*):
             Folder of COCO images for datasets that neither name nor hold their own.
         exclude_image_ids (`Collection[str]`, *optional*):

@@ -16,8 +16,8 @@ from benchmarks import ablation, stage_pictures, stage_report
 from benchmarks.ablation_report import document, gains_table, levels_table, sweeps_table
 from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
 from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
-from processing.shapes_oracles import labelled_scene
-from processing.shapes_queries import Phrase, Pick, Query, Relation, SameAs, SizeThan, landmarks_of
+from processing.shapes.oracles import labelled_scene
+from processing.shapes.queries import Phrase, Pick, Query, Relation, SameAs, SizeThan, landmarks_of
 from processing.training.arguments import load_settings
 from tests.scripts.tiny_run import write_settings
 from tests.tiny import tiny_processor

@@ -7,7 +7,7 @@ from benchmarks import attribute_probe
 from benchmarks.attribute_probe import object_features, probe
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.shapes_oracles import labelled_scene
+from processing.shapes.oracles import labelled_scene
 
 
 @pytest.mark.parametrize(("noise", "least", "most"), [(0.1, 1.0, 1.0), (1e3, 0.15, 0.4)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.reading_errors import COMPARED, reading_errors, reading_errors_table
-from processing.shapes_oracles import READERS, head_matches, labelled_scene
+from processing.shapes.oracles import READERS, head_matches, labelled_scene
 
 
 @pytest.fixture(scope="module")

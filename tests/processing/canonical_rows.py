@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from processing.masks import empty_rle, encode_mask
+from processing.data.masks import empty_rle, encode_mask
 
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 40), "blue": (30, 60, 220)}

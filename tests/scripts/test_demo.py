@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from transformers import AutoModel
 
-from processing.shapes_expressions import LEVELS
+from processing.shapes.expressions import LEVELS
 from scripts import demo
 
 

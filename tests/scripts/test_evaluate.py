@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from modeling_jmceln import JMCELNModel
-from processing.shapes import shapes_dataset
+from processing.shapes.dataset import shapes_dataset
 from scripts import evaluate
 from tests.tiny import tiny_config, tiny_processor
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from processing.segmentation_metrics import ReferringSegmentationMetric
+from processing.evaluation.metrics import ReferringSegmentationMetric
 from scripts import make_results_table
 from scripts.make_results_table import BEGIN, END
 

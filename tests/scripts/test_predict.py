@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from modeling_jmceln import JMCELNModel
-from processing.shapes import shapes_row
+from processing.shapes.dataset import shapes_row
 from scripts import predict
 from tests.tiny import tiny_config, tiny_processor
 

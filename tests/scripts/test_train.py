@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from processing.training.referring_trainer import last_complete_checkpoint
-from processing.word_tokenizer import build_word_tokenizer
+from processing.training.word_tokenizer import build_word_tokenizer
 from scripts import train
 from tests.processing.canonical_rows import canonical_row
 from tests.scripts.tiny_run import write_settings
@@ -34,7 +34,7 @@ import os, signal, sys
 sys.path.insert(0, {repository!r})
 import torch
 from transformers import Trainer
-from processing.word_tokenizer import build_word_tokenizer
+from processing.training.word_tokenizer import build_word_tokenizer
 from scripts import train
 
 place, step = {place!r}, {step}

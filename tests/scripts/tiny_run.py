@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import yaml
 
-from processing.referring_rows import canonical_features
+from processing.data.canonical_rows import canonical_features
 from processing.training.arguments import merge_settings
 from tests.processing.canonical_rows import canonical_row
 from tests.tiny import tiny_config

@@ -3,8 +3,8 @@ import pytest
 import torch
 from transformers import ResNetConfig
 
-from processing.shapes_rendering import render_scene
-from processing.shapes_scene import sample_scene
+from processing.shapes.rendering import render_scene
+from processing.shapes.scene import sample_scene
 from processing.training.attribute_pretraining import (
     ATTRIBUTES,
     AttributeReader,

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from modeling_jmceln import JMCELNModel
-from processing.collator import ReferringCollator
-from processing.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
-from processing.trainer_metrics import TrainerMetrics, reduce_logits
 from processing.training.arguments import ReferringTrainingArguments
+from processing.training.collator import ReferringCollator
+from processing.training.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
 from processing.training.referring_trainer import ReferringTrainer, last_complete_checkpoint
+from processing.training.trainer_metrics import TrainerMetrics, reduce_logits
 from tests.processing.canonical_rows import canonical_row
 from tests.tiny import tiny_config, tiny_processor
 

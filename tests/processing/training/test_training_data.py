@@ -4,7 +4,7 @@ import datasets
 import pytest
 from torch.utils.data import DataLoader
 
-from processing.referring_rows import canonical_features
+from processing.data.canonical_rows import canonical_features
 from processing.training.training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
 from tests.processing.canonical_rows import canonical_row
 

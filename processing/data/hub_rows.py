@@ -1,0 +1,278 @@
+"""Turn the rows of a hub dataset into canonical rows, map-style or as a stream."""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .hub_adapters import Adapter
+from .canonical_rows import (
+    BadRows,
+    ParsedRow,
+    Referent,
+    annotation_columns,
+    canonical_features,
+    find_image,
+    group_by_image,
+    group_consecutive,
+    image_size_from_header,
+    photo_id,
+)
+
+
+# Part of the key under which `datasets` caches parsed rows: raised when an adapter reads a row differently.
+_PARSER_VERSION = 2
+_STREAM_BATCH = 16
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """
+    All that is needed to read the rows of a hub dataset or a Parquet folder.
+
+    Args:
+        adapter (`Adapter`): Reads a row.
+        dataset, split (`str`): For the columns of these names.
+        image_folder (`Path`, *optional*): Where the images are, if they are not in the rows.
+        exclude_image_ids (`frozenset[str]`): Images to leave out.
+        check_images (`bool`): Whether to compare the size of each image with its masks'.
+    """
+
+    adapter: Adapter
+    dataset: str
+    split: str
+    image_folder: Path | None
+    exclude_image_ids: frozenset[str]
+    check_images: bool
+
+    @property
+    def label(self) -> str:
+        """Name for messages."""
+        return f"{self.dataset} {self.split}"
+
+
+def _parse(row: Mapping[str, Any], place: str, source: RowSource) -> ParsedRow | None:
+    """Read a row; what goes wrong becomes a problem in the result. `None` for an image that is left out."""
+    try:
+        own_id = source.adapter.image_id(row)
+        # The number of a row is no id of a photo.
+        if own_id and not source.exclude_image_ids.isdisjoint({own_id, photo_id(own_id)}):
+            return None
+        image_id = own_id or place
+        referents, problems = source.adapter.referents(row)
+        referents = [
+            referent if referent.ref_id else replace(referent, ref_id=f"{place}_{position}")
+            for position, referent in enumerate(referents)
+        ]
+        return ParsedRow(image_id, referents, problems)
+    except KeyError as error:
+        return ParsedRow("", [], [f"missing {error}"])
+    except (ValueError, TypeError, AttributeError) as error:
+        return ParsedRow("", [], [str(error)])
+
+
+def check_size(referents: Iterable[Referent], cell: Mapping[str, Any]) -> None:
+    """
+    Compare the size of an undecoded image with that of its masks.
+
+    Raises:
+        ValueError: if they differ or the image cannot be opened.
+    """
+    size = image_size_from_header(cell)
+    wrong = {tuple(referent.mask["size"]) for referent in referents} - {size}
+    if wrong:
+        raise ValueError(f"masks of (height, width) = {sorted(wrong)} for an image of {size}")
+
+
+def _image_cell(
+    cell: Mapping[str, Any] | None, file_name: str, image_id: str, referents: Iterable[Referent], source: RowSource
+) -> dict[str, Any]:
+    """The image as `datasets` stores it, undecoded; raises ValueError where it is missing or, if asked, unfit."""
+    if source.image_folder is not None:
+        cell = {"bytes": None, "path": str(find_image(source.image_folder, file_name, image_id))}
+    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+        raise ValueError("no image")
+    if source.check_images:
+        check_size(referents, cell)
+    return {"bytes": cell.get("bytes"), "path": cell.get("path")}
+
+
+def _file_name(row: Mapping[str, Any], source: RowSource) -> str:
+    return "" if source.image_folder is None else source.adapter.image_file_name(row)
+
+
+def _parse_batch(
+    batch: dict[str, list[Any]], indices: list[int], source: RowSource, version: int
+) -> dict[str, list[Any]]:
+    del version  # only a part of the cache key
+    rows = list(_rows_of(batch))
+    parsed_rows = [
+        _parse(row, str(index), source) or ParsedRow("", []) for index, row in zip(indices, rows, strict=True)
+    ]
+    return {
+        "image_id": [parsed.image_id for parsed in parsed_rows],
+        "file_name": [
+            _file_name(row, source) if parsed.referents else "" for row, parsed in zip(rows, parsed_rows, strict=True)
+        ],
+        "problems": [parsed.problems for parsed in parsed_rows],
+        "ref_ids": [[referent.ref_id for referent in parsed.referents] for parsed in parsed_rows],
+        "expressions": [[referent.expressions for referent in parsed.referents] for parsed in parsed_rows],
+        "masks": [[referent.mask for referent in parsed.referents] for parsed in parsed_rows],
+    }
+
+
+def _rows_of(batch: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in zip(*batch.values(), strict=True):
+        yield dict(zip(batch, values, strict=True))
+
+
+def _parsed_features() -> datasets.Features:
+    text, integer = datasets.Value("string"), datasets.Value("int32")
+    return datasets.Features(
+        {
+            "image_id": text,
+            "file_name": text,
+            "problems": [text],
+            "ref_ids": [text],
+            "expressions": [[text]],
+            "masks": [{"size": [integer], "counts": text}],
+        }
+    )
+
+
+def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_proc: int | None) -> datasets.Dataset:
+    """
+    Canonical rows of a map-style source, grouped by image in order of first appearance.
+
+    Raises:
+        BadRowError: at the first bad row, if `on_bad_row` is `"raise"`.
+        ValueError: if no row is left.
+    """
+    image_column = source.adapter.image_column
+    has_images = source.image_folder is None
+    needed = rows
+    if has_images and not source.adapter.needs_image_bytes:
+        needed = rows.remove_columns([image_column])
+    # Cached by `datasets`, so nothing in here may depend on files beside the rows.
+    parsed = needed.map(
+        _parse_batch,
+        batched=True,
+        batch_size=64,
+        with_indices=True,
+        remove_columns=needed.column_names,
+        features=_parsed_features(),
+        fn_kwargs={"source": source, "version": _PARSER_VERSION},
+        num_proc=num_proc,
+        desc=f"Reading {source.label}",
+    )
+    bad_rows = BadRows(source.label, on_bad_row)
+    images = group_by_image(_parsed_rows(parsed, bad_rows))
+    file_names = None if has_images else list(parsed["file_name"])
+    cells = rows.select_columns([image_column]) if has_images and source.check_images else None
+    first_rows, annotations = [], []
+    for image_id, (index, referents) in images.items():
+        columns = annotation_columns(referents, image_id, source.dataset, source.split)
+        try:
+            if file_names is not None:
+                columns["image"] = _image_cell(None, file_names[index], image_id, referents, source)
+            elif cells is not None:
+                check_size(referents, cells[index][image_column])
+        except ValueError as error:
+            bad_rows.report(index, str(error))
+            continue
+        first_rows.append(index)
+        annotations.append(columns)
+    bad_rows.summarize()
+    if not annotations:
+        raise ValueError(f"{source.label}: no row is left")
+    features = canonical_features()
+    if not has_images:
+        return datasets.Dataset.from_list(annotations, features=features)
+    pictures = rows.select_columns([image_column])
+    if image_column != "image":
+        pictures = pictures.rename_column(image_column, "image")
+    if first_rows != list(range(len(pictures))):
+        pictures = pictures.select(first_rows)
+    without_image = datasets.Features({name: kind for name, kind in features.items() if name != "image"})
+    table = datasets.Dataset.from_list(annotations, features=without_image)
+    joined = datasets.concatenate_datasets([pictures, table], axis=1)
+    return joined.cast_column("image", datasets.Image()).select_columns(list(features))
+
+
+def _parsed_rows(parsed: datasets.Dataset, bad_rows: BadRows) -> Iterator[tuple[int, ParsedRow]]:
+    for index, row in enumerate(parsed):
+        for problem in row["problems"]:
+            bad_rows.report(index, problem)
+        referents = [
+            Referent(*values) for values in zip(row["ref_ids"], row["expressions"], row["masks"], strict=True)
+        ]
+        yield index, ParsedRow(row["image_id"], referents)
+
+
+def shards_of(rows: "datasets.Dataset | datasets.IterableDataset") -> list[Any]:
+    """The shards of a stream, each a stream of its own, in order; map-style rows are one shard."""
+    if isinstance(rows, datasets.Dataset):
+        return [rows]
+    count = rows.num_shards
+    return [rows.shard(num_shards=count, index=index) for index in range(count)] if count > 1 else [rows]
+
+
+def shard_column(shard: "datasets.Dataset | datasets.IterableDataset", column: str) -> Iterator[Any]:
+    """Values of one column of a shard."""
+    for row in shard.select_columns([column]):
+        yield row[column]
+
+
+def stream_rows(
+    rows: datasets.IterableDataset, source: RowSource, on_bad_row: str, kept: list[range] | None = None
+) -> datasets.IterableDataset:
+    """
+    Canonical rows of a stream; consecutive rows of one image are grouped within a shard.
+
+    Args:
+        rows (`datasets.IterableDataset`): The source.
+        source (`RowSource`): How to read it.
+        on_bad_row (`str`): `"skip"` or `"raise"`.
+        kept (`list[range]`, *optional*): Rows to keep of each shard.
+    """
+    shards = shards_of(rows)
+    return datasets.IterableDataset.from_generator(
+        functools.partial(_stream_shards, source=source, bad_rows=BadRows(source.label, on_bad_row)),
+        features=canonical_features(),
+        gen_kwargs={"shards": list(zip(range(len(shards)), shards, kept or [None] * len(shards), strict=True))},
+    )
+
+
+def _stream_shards(
+    shards: Iterable[tuple[int, datasets.IterableDataset, range | None]], source: RowSource, bad_rows: BadRows
+) -> Iterator[dict[str, Any]]:
+
+    def read() -> Iterator[tuple[dict[str, Any] | None, ParsedRow]]:
+        for number, shard, kept in shards:
+            # Not iter(shard): in a worker of a data loader that would hand out the shard a second time.
+            batches = shard.iter(batch_size=_STREAM_BATCH)
+            for index, row in enumerate(row for batch in batches for row in _rows_of(batch)):
+                if kept is not None and index not in kept:
+                    continue
+                place = f"{number}_{index}" if number else str(index)
+                parsed = _parse(row, place, source)
+                if parsed is None:
+                    continue
+                cell, problems = None, list(parsed.problems)
+                if parsed.referents:
+                    try:
+                        found = row.get(source.adapter.image_column)
+                        cell = _image_cell(found, _file_name(row, source), parsed.image_id, parsed.referents, source)
+                    except ValueError as error:
+                        parsed = ParsedRow(parsed.image_id, [])
+                        problems.append(str(error))
+                for problem in problems:
+                    bad_rows.report(f"{index} of shard {number}" if number else index, problem)
+                yield cell, parsed
+
+    for cell, image_id, referents in group_consecutive(read()):
+        yield {"image": cell, **annotation_columns(referents, image_id, source.dataset, source.split)}
+    bad_rows.summarize()

@@ -1,0 +1,136 @@
+"""The scores of referring image segmentation as an `evaluate` metric."""
+
+import datasets
+import evaluate
+
+from .accumulator import DEFAULT_THRESHOLDS, ReferringSegmentationMetric, count_pixels
+
+
+_DESCRIPTION = """
+Scores of referring image segmentation. oIoU is the sum of the intersections over the sum of the unions, mIoU the mean
+of the IoUs: papers give one or the other under the name of IoU, so both are always returned by name. P@X is the
+fraction of the expressions whose IoU reaches X. With expressions that refer to nothing (gRefCOCO), gIoU, cIoU, N-acc
+and T-acc follow the rules of GRES.
+"""
+
+_CITATION = """
+@inproceedings{yang2022lavt,
+  title={LAVT: Language-Aware Vision Transformer for Referring Image Segmentation},
+  author={Yang, Zhao and Wang, Jiaqi and Tang, Yansong and Chen, Kai and Zhao, Hengshuang and Torr, Philip H. S.},
+  booktitle={CVPR}, year={2022}
+}
+@inproceedings{liu2023gres,
+  title={GRES: Generalized Referring Expression Segmentation},
+  author={Liu, Chang and Ding, Henghui and Jiang, Xudong},
+  booktitle={CVPR}, year={2023}
+}
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: list of masks, one for each expression, each of the size of its reference (that of the original
+        image): numpy arrays, torch tensors, PIL images or nested lists of booleans or of 0 and 1, or COCO compressed
+        RLE {"size": [height, width], "counts": ...} (needs pycocotools).
+    references: list of masks of the same kinds. An empty one stands for an expression that refers to nothing.
+    groups (optional): list of names; the scores of each group are returned as well.
+    identifiers (optional): list of strings; a sample that comes again, from this process or another, counts once.
+    ignored (optional): list of masks (or None) of pixels that do not count.
+    thresholds (optional, for `compute`): the X of P@X, 0.5 to 0.9 by default.
+    inclusive (optional, for `compute`): whether an IoU equal to X counts for P@X (default: yes).
+    no_target (optional, for `compute`): "grefcoco" (default) or "zero", an empty reference scored as IoU 0.
+Returns:
+    oIoU, mIoU, mIoU_standard_error, P@0.5 ... P@0.9, gIoU, cIoU, N-acc, T-acc as fractions (None where nothing was
+    seen to compute one from), expressions, targets, no_targets, intersection, union, and groups if groups were given.
+Examples:
+    >>> metric = evaluate.load("processing/evaluation/referring_segmentation_metric")
+    >>> scores = metric.compute(predictions=[[[1, 1], [0, 0]]], references=[[[1, 0], [0, 0]]])
+    >>> scores["oIoU"], scores["mIoU"]
+    (0.5, 0.5)
+"""
+
+
+class ReferringSegmentation(evaluate.Metric):
+    """
+    Keeps three integers a sample, never the masks: `add` and `add_batch` count pixels at once and hand the counts to
+    `evaluate`, whose cache files (of several processes if `num_process` says so) then hold a few bytes an expression.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "intersection": datasets.Value("int64"),
+                    "prediction_area": datasets.Value("int64"),
+                    "target_area": datasets.Value("int64"),
+                    "group": datasets.Value("string"),
+                    "identifier": datasets.Value("string"),
+                }
+            ),
+            reference_urls=["https://arxiv.org/abs/2112.02244", "https://arxiv.org/abs/2306.00968"],
+        )
+
+    def add_batch(self, *, predictions, references, groups=None, identifiers=None, ignored=None):
+        """Adds samples: masks are counted now, and not kept."""
+        columns = {"references": references, "groups": groups, "identifiers": identifiers, "ignored": ignored}
+        for name, column in columns.items():
+            if column is not None and len(column) != len(predictions):
+                raise ValueError(f"Got {len(predictions)} predictions but {len(column)} {name}.")
+        nothing = [None] * len(predictions)
+        # Not `or`: of an array it has no truth value.
+        groups, identifiers, ignored = (
+            nothing if column is None else column for column in (groups, identifiers, ignored)
+        )
+        counts = [count_pixels(*masks) for masks in zip(predictions, references, ignored, strict=True)]
+        super().add_batch(
+            intersection=[sample.intersection for sample in counts],
+            prediction_area=[sample.prediction_area for sample in counts],
+            target_area=[sample.target_area for sample in counts],
+            # `evaluate` takes no None for a string.
+            group=[group or "" for group in groups],
+            identifier=[identifier or "" for identifier in identifiers],
+        )
+
+    def add(self, *, prediction, reference, group=None, identifier=None, ignored=None):
+        """Adds one sample."""
+        self.add_batch(
+            predictions=[prediction],
+            references=[reference],
+            groups=[group],
+            identifiers=[identifier],
+            ignored=[ignored],
+        )
+
+    def compute(
+        self, *, predictions=None, references=None, groups=None, identifiers=None, ignored=None, **settings
+    ) -> dict | None:
+        """Adds the samples that are given, if any, and returns the scores of all (on the main process)."""
+        if (predictions is None) != (references is None):
+            raise ValueError("Pass both `predictions` and `references`, or neither after `add` or `add_batch`.")
+        if predictions is not None:
+            self.add_batch(
+                predictions=predictions,
+                references=references,
+                groups=groups,
+                identifiers=identifiers,
+                ignored=ignored,
+            )
+        return super().compute(**settings)
+
+    def _compute(
+        self,
+        intersection,
+        prediction_area,
+        target_area,
+        group,
+        identifier,
+        thresholds=DEFAULT_THRESHOLDS,
+        inclusive=True,
+        no_target="grefcoco",
+    ) -> dict:
+        accumulator = ReferringSegmentationMetric(thresholds, inclusive, no_target)
+        counts = zip(intersection, prediction_area, target_area, strict=True)
+        accumulator.update_counts(counts, [name or None for name in group], [name or None for name in identifier])
+        return accumulator.compute()

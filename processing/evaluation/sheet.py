@@ -1,0 +1,150 @@
+"""A sheet of pictures from an evaluation: where the model is best, where it is worst, and some drawn by lot."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data.masks import decode_mask
+from ..visualization import draw_overlay
+from .evaluation import EvaluationSettings
+
+
+TILE_WIDTH, PICTURE_HEIGHT = 420, 220
+CAPTION_LINES = 3
+FONT_SIZE = 15
+MARGIN = 10
+
+# Vermilion, bluish green and blue of Okabe and Ito (2008), told apart by colour-blind readers too.
+MASK_COLOURS = {"right": (0, 158, 115), "too much": (213, 94, 0), "missed": (0, 114, 178)}
+
+
+class Case(NamedTuple):
+    """One expression of an evaluation."""
+
+    row: int
+    expression: int
+    iou: float
+
+
+def choose_cases(
+    journal_rows: Iterable[Mapping[str, Any]], settings: EvaluationSettings, number: int, seed: int = 0
+) -> dict[str, list[Case]]:
+    """
+    Chooses `number` best, worst and random expressions; of an image at most one in each kind.
+
+    Of equal IoUs, of which there are many at 0, the seed chooses. Among the best, an expression without a target comes
+    after all that have one: an empty mask that is right shows nothing.
+    """
+    cases, has_target = [], {}
+    for row in journal_rows:
+        for index, expression in enumerate(row["expressions"]):
+            cases.append(Case(row["row"], index, settings.sample_iou(expression["counts"])))
+            has_target[row["row"], index] = expression["counts"][2] > 0
+    cases.sort()
+    random.Random(seed).shuffle(cases)
+    orders = {
+        "best": sorted(cases, key=lambda case: (not has_target[case.row, case.expression], -case.iou)),
+        "worst": sorted(cases, key=lambda case: case.iou),
+        "random": cases,
+    }
+    chosen = {}
+    for kind, order in orders.items():
+        of_image: dict[int, Case] = {}
+        for case in order:
+            if len(of_image) == number:
+                break
+            of_image.setdefault(case.row, case)
+        chosen[kind] = list(of_image.values())
+    return chosen
+
+
+def draw_sheet(
+    cases: Mapping[str, Sequence[Case]],
+    dataset_rows: Mapping[int, Mapping[str, Any]],
+    journal_rows: Mapping[int, Mapping[str, Any]],
+    title: str,
+    columns: int = 3,
+) -> Image.Image:
+    """
+    Draws the cases.
+
+    Args:
+        cases: what `choose_cases` gave.
+        dataset_rows: the canonical rows of the cases, by number.
+        journal_rows: their lines of the journal, by number, with `mask` for each expression.
+        title: the first line.
+        columns: tiles in a line.
+
+    Returns:
+        A picture of mode "RGB".
+    """
+    font = _font()
+    line = round(FONT_SIZE * 1.35)
+    tile_height = PICTURE_HEIGHT + CAPTION_LINES * line + MARGIN
+    heights = [line * 2 + -(-len(section) // columns) * tile_height for section in cases.values()]
+    sheet = Image.new("RGB", (columns * (TILE_WIDTH + MARGIN) + MARGIN, 2 * line + 2 * MARGIN + sum(heights)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, fill="black", font=font)
+    left = MARGIN
+    for name, colour in MASK_COLOURS.items():
+        draw.rectangle((left, MARGIN + line + 3, left + FONT_SIZE, MARGIN + line + 3 + FONT_SIZE), fill=colour)
+        draw.text((left + FONT_SIZE + 6, MARGIN + line), name, fill="black", font=font)
+        left += FONT_SIZE + 30 + round(font.getlength(name))
+    top = MARGIN + 2 * line
+    for (kind, section), height in zip(cases.items(), heights, strict=True):
+        draw.text((MARGIN, top + line // 2), kind.capitalize(), fill="black", font=font)
+        for number, case in enumerate(section):
+            position = (
+                MARGIN + number % columns * (TILE_WIDTH + MARGIN),
+                top + 2 * line + number // columns * tile_height,
+            )
+            entry = journal_rows[case.row]["expressions"][case.expression]
+            sheet.paste(_picture(dataset_rows[case.row], case, entry), position)
+            caption = f"IoU {case.iou:.3f}  {entry['text']}"
+            for index, text in enumerate(_wrap(caption, font)):
+                draw.text((position[0], position[1] + PICTURE_HEIGHT + index * line), text, fill="black", font=font)
+        top += height
+    return sheet
+
+
+def _picture(row: Mapping[str, Any], case: Case, entry: Mapping[str, Any]) -> Image.Image:
+    """The image as it is, and beside it, in grey so that no colour of its own misleads, with the masks."""
+    image = row["image"].convert("RGB")
+    scale = min((TILE_WIDTH - 4) / 2 / image.width, (PICTURE_HEIGHT - MARGIN) / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+    # Under a protocol that stretches, the prediction has another size than the image: both become the tile's here.
+    predicted, wanted = (
+        np.asarray(Image.fromarray(decode_mask(rle)).resize(size, Image.Resampling.NEAREST))
+        for rle in (entry["mask"], row["masks"][row["mask_index"][case.expression]])
+    )
+    masks = [predicted & wanted, predicted & ~wanted, wanted & ~predicted]
+    tile = Image.new("RGB", (TILE_WIDTH, PICTURE_HEIGHT), "white")
+    tile.paste(image)
+    pictures = [Image.fromarray(mask) for mask in masks]
+    overlay = draw_overlay(image.convert("L"), pictures, opacity=0.6, colours=list(MASK_COLOURS.values()))
+    tile.paste(overlay, (size[0] + 4, 0))
+    return tile
+
+
+def _wrap(text: str, font: Any) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= TILE_WIDTH or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > CAPTION_LINES:
+        lines = [*lines[: CAPTION_LINES - 1], lines[CAPTION_LINES - 1] + " ..."]
+    return lines
+
+
+def _font() -> Any:
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", FONT_SIZE)
+    except OSError:
+        return ImageFont.load_default(FONT_SIZE)

@@ -1,0 +1,1 @@
+"""Referring expressions for photographs, written from COCO annotations."""

@@ -1,0 +1,74 @@
+"""A picture sheet of the synthetic benchmark: for each level a few images, each with its expression and its mask."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .expressions import LEVELS, Expression
+from .oracles import LabelledScene
+
+
+_TILE = 256
+_TEXT_LINES = 4
+_LINE_HEIGHT = 15
+_MARGIN = 8
+
+
+def _tile(item: LabelledScene, expression: Expression) -> Image.Image:
+    """The image with everything but the targets dimmed and the targets outlined."""
+    mask = item.target_mask(expression)
+    enlarged = np.asarray(Image.fromarray(mask).resize((_TILE, _TILE), Image.Resampling.NEAREST))
+    pixels = np.asarray(Image.fromarray(item.image).resize((_TILE, _TILE), Image.Resampling.BICUBIC))
+    padded = np.pad(enlarged, 2)
+    grown = np.max(
+        [padded[2 + dy : 2 + dy + _TILE, 2 + dx : 2 + dx + _TILE] for dy in range(-2, 3) for dx in range(-2, 3)],
+        axis=0,
+    )
+    shown = np.where(enlarged[..., None], pixels, (0.62 * pixels).astype(np.uint8))
+    shown = np.where((grown & ~enlarged)[..., None], np.array([255, 0, 255], dtype=np.uint8), shown)
+    return Image.fromarray(shown)
+
+
+def draw_sheet(items: Sequence[LabelledScene], columns: int = 6) -> Image.Image:
+    """Draws up to `columns` samples of each level, a row a level.
+
+    Targets keep their brightness and get a magenta outline; where nothing is outlined, nothing is meant.
+
+    Args:
+        items: scenes to choose from; a scene gives at most one sample to a level.
+        columns: samples a level.
+
+    Raises:
+        ValueError: if `columns` is below 1 or `items` hold no expression.
+    """
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    rows: dict[str, list[tuple[LabelledScene, Expression]]] = {}
+    for level in LEVELS:
+        of_level = [
+            (item, next(one for one in item.expressions if one.level == level))
+            for item in items
+            if any(one.level == level for one in item.expressions)
+        ]
+        if of_level:
+            # Each level starts further on, so that the sheet shows many scenes and not one in every row.
+            start = len(rows) * columns
+            rows[level] = [of_level[(start + turn) % len(of_level)] for turn in range(min(columns, len(of_level)))]
+    if not rows:
+        raise ValueError("there is no expression to draw")
+    width, height = _TILE + _MARGIN, _TILE + (_TEXT_LINES + 1) * _LINE_HEIGHT + _MARGIN
+    sheet = Image.new("RGB", (columns * width + _MARGIN, len(rows) * height + _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    font, bold = ImageFont.load_default(12), ImageFont.load_default(13)
+    for row, (level, samples) in enumerate(rows.items()):
+        for column, (item, expression) in enumerate(samples):
+            left, top = _MARGIN + column * width, _MARGIN + row * height
+            sheet.paste(_tile(item, expression), (left, top))
+            draw.text((left, top + _TILE), level, fill=(150, 0, 120), font=bold)
+            for line, text in enumerate(textwrap.wrap(expression.text, 40)[:_TEXT_LINES]):
+                draw.text((left, top + _TILE + (line + 1) * _LINE_HEIGHT), text, fill="black", font=font)
+    return sheet

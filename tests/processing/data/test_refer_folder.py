@@ -1,0 +1,279 @@
+import json
+import logging
+import os
+import pickle
+import pickletools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from processing.data.masks import decode_mask, mask_area
+from processing.data.refer_folder import is_refer_folder, reference_files
+from processing.data.referring_datasets import load_referring_dataset
+from processing.data.canonical_rows import BadRowError
+from processing.data.restricted_pickle import UnsafePickleError, load_plain_pickle
+from tests.processing.refer_fixtures import World
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path / "coco")
+
+
+def loaded_masks(rows):
+    return {
+        (row["image_id"], expression): decode_mask(row["masks"][index])
+        for row in rows
+        for expression, index in zip(row["expressions"], row["mask_index"], strict=True)
+    }
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("split", ["train", "val", "testA"])
+def test_published_form(world, split, streaming):
+    folder = world.write_refer_folder()
+    rows = load_referring_dataset(
+        folder, split, image_folder=world.folder, streaming=streaming, on_bad_row="raise", check_images=True
+    )
+    rows = list(rows)
+    images = {reference["image_id"] for reference in world.references() if reference["split"] == split}
+    expected = {
+        (image_id, expression): mask
+        for image_id, sentences in world.expected().items()
+        for expression, mask in sentences.items()
+        if int(image_id) in images
+    }
+    actual = loaded_masks(rows)
+    assert set(actual) == set(expected)
+    for key, mask in expected.items():
+        np.testing.assert_array_equal(actual[key], mask)
+    assert {(row["dataset"], row["split"]) for row in rows} == {("refcoco_unc", split)}
+    assert "levels" not in rows[0]
+    assert sum(len(row["ref_ids"]) for row in rows) == len(expected) // 2
+
+
+def test_the_union_keeps_what_the_sum_of_the_published_reader_loses(world):
+    folder = world.write_refer_folder()
+    (row,) = load_referring_dataset(folder, "val", image_folder=world.folder)
+    union = decode_mask(row["masks"][1])
+    first, second = np.zeros_like(union), np.zeros_like(union)
+    first[15:25, 10:20] = second[20:30, 15:30] = True
+    as_summed = (first.astype(int) + second) == 1
+    assert union.sum() == 10 * 10 + 10 * 15 - 5 * 5
+    assert as_summed.sum() == union.sum() - 5 * 5
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_every_pickle_protocol(tmp_path, protocol):
+    data = [{"a": [1, -2, 3.5, 10**20], "b": ("x", None, True), "s": "\u00e9t\u00e9"}]
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps(data, protocol=protocol))
+    assert load_plain_pickle(path) == data
+
+
+def python_2_pickle(value) -> bytes:
+    """Protocol 2 as Python 2 writes it: its `str` are byte strings (SHORT_BINSTRING), as Python 3 makes no more."""
+    opcodes = {opcode.name: opcode.code.encode("latin1") for opcode in pickletools.opcodes}
+
+    def write(item) -> bytes:
+        if isinstance(item, bool) or item is None:
+            raise TypeError(item)
+        if isinstance(item, str):
+            raw = item.encode("latin1")
+            return opcodes["SHORT_BINSTRING"] + bytes([len(raw)]) + raw
+        if isinstance(item, int):
+            return opcodes["BININT"] + item.to_bytes(4, "little", signed=True)
+        if isinstance(item, list):
+            body = b"".join(write(part) for part in item)
+            return opcodes["EMPTY_LIST"] + opcodes["MARK"] + body + opcodes["APPENDS"]
+        body = b"".join(write(part) for pair in item.items() for part in pair)
+        return opcodes["EMPTY_DICT"] + opcodes["MARK"] + body + opcodes["SETITEMS"]
+
+    return b"\x80\x02" + write(value) + opcodes["STOP"]
+
+
+def test_pickle_of_python_2_as_published(world):
+    folder = world.write_refer_folder()
+    references = world.references()
+    references[0]["sentences"][0]["sent"] = "the caf\u00e9"
+    path = folder / "refs(unc).p"
+    path.write_bytes(python_2_pickle(references))
+    assert b"U" in path.read_bytes()[:20]  # SHORT_BINSTRING
+    rows = load_referring_dataset(folder, "train", image_folder=world.folder)
+    assert rows[0]["expressions"][:2] == ["the caf\u00e9", "thing 1719310 here"]
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.marker),))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_hostile_pickle_is_refused_and_does_not_run(world, protocol):
+    folder = world.write_refer_folder()
+    marker = folder / "was-here"
+    (folder / "refs(unc).p").write_bytes(pickle.dumps([Hostile(marker)], protocol=protocol))
+    with pytest.raises(UnsafePickleError, match=r"refs\(unc\)\.p: refused: this pickle asks for `.*mkdir`"):
+        load_referring_dataset(folder, "train", image_folder=world.folder)
+    assert not marker.exists()
+    pickle.loads((folder / "refs(unc).p").read_bytes())  # the same bytes do run where nothing holds them back
+    assert marker.is_dir()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.",
+        b"(S'true'\nios\nsystem\n.",
+        pickle.dumps(np.float64(1.0)),
+        pickle.dumps(Counter("a")),
+    ],
+)
+def test_nothing_is_imported(tmp_path, payload):
+    path = tmp_path / "refs.p"
+    path.write_bytes(payload)
+    with pytest.raises(UnsafePickleError, match="refused"):
+        load_plain_pickle(path)
+
+
+def test_persistent_ids_and_damage(tmp_path):
+    path = tmp_path / "refs.p"
+    path.write_bytes(b"Psomewhere\n.")
+    with pytest.raises(UnsafePickleError, match="external object 'somewhere'"):
+        load_plain_pickle(path)
+    for damaged in (b"", b"garbage", pickle.dumps([1, 2, 3])[:-3]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="not a readable pickle"):
+            load_plain_pickle(path)
+
+
+def write_generalised(world):
+    """gRefCOCO: lists of annotations, several and none."""
+    folder = world.write_refer_folder()
+    (folder / "refs(unc).p").unlink()
+    image = world.images[1]
+    own = [annotation["id"] for annotation in world.annotations if annotation["image_id"] == image["id"]]
+    targets = {0: own[:2], 1: [-1], 2: own[2:]}
+    references = [
+        {
+            "ref_id": ref_id,
+            "ann_id": ids,
+            "category_id": [-1] if ids == [-1] else [1] * len(ids),
+            "no_target": ids == [-1],
+            "image_id": image["id"],
+            "file_name": image["file_name"],
+            "split": "val",
+            "sent_ids": [ref_id],
+            "sentences": [{"tokens": [], "raw": f"Text {ref_id}", "sent": f"text {ref_id}", "sent_id": ref_id}],
+        }
+        for ref_id, ids in targets.items()
+    ]
+    (folder / "grefs(unc).json").write_text(json.dumps(references), "utf-8")
+    return folder, own
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_generalised_references(world, streaming):
+    folder, own = write_generalised(world)
+    (row,) = load_referring_dataset(
+        folder, "val", image_folder=world.folder, streaming=streaming, on_bad_row="raise", dataset_name="grefcoco"
+    )
+    assert row["dataset"] == "grefcoco"
+    assert row["expressions"] == ["text 0", "text 1", "text 2"]
+    assert row["ref_ids"] == ["0", "1", "2"]
+    np.testing.assert_array_equal(decode_mask(row["masks"][0]), world.masks[own[0]] | world.masks[own[1]])
+    assert mask_area(row["masks"][1]) == 0
+    assert decode_mask(row["masks"][1]).shape == world.masks[own[0]].shape
+    np.testing.assert_array_equal(decode_mask(row["masks"][2]), world.masks[own[2]])  # run lengths of a crowd
+
+
+def test_which_references(world, tmp_path):
+    folder = world.write_refer_folder()
+    assert is_refer_folder(folder)
+    assert not is_refer_folder(tmp_path)
+    world.write_refer_folder(name="refs(google).p")
+    assert set(reference_files(folder)) == {"unc", "google"}
+    options = {"image_folder": world.folder}
+    with pytest.raises(ValueError, match=r"\['google', 'unc'\]: say which one with `split_by`"):
+        load_referring_dataset(folder, "train", **options)
+    assert load_referring_dataset(folder, "train", split_by="google", **options)[0]["dataset"] == "refcoco_google"
+    with pytest.raises(ValueError, match=r"no use for \['partition', 'revision'\]"):
+        load_referring_dataset(folder, "train", split_by="unc", partition="unc", revision="main", **options)
+    with pytest.raises(ValueError, match="no references split by 'umd'"):
+        load_referring_dataset(folder, "train", split_by="umd", **options)
+    with pytest.raises(ValueError, match=r"has the splits \['testA', 'train', 'val'\], not 'test'"):
+        load_referring_dataset(folder, "test", split_by="unc", **options)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_references_are_named(world, caplog, streaming):
+    folder = world.write_refer_folder()
+    instances = json.loads((folder / "instances.json").read_text())
+    instances["annotations"] = instances["annotations"][1:]
+    instances["annotations"][0]["segmentation"] = []
+    (folder / "instances.json").write_text(json.dumps(instances), "utf-8")
+    (world.folder / "train2014" / world.images[1]["file_name"]).unlink()
+    options = {"image_folder": world.folder, "streaming": streaming}
+    with caplog.at_level(logging.WARNING):
+        if streaming:
+            stream = load_referring_dataset(folder, "train", **options)
+            assert list(stream) == list(stream) == []
+        else:
+            with pytest.raises(ValueError, match="no row is left"):
+                load_referring_dataset(folder, "train", **options)
+    for reason in (
+        "refcoco_unc train, row 0: image 581857: referent 0: reference 0: annotation 1719310 is not in instances.json",
+        "row 0: image 581857: referent 1: reference 1: annotation 1719311: an empty list is not a mask",
+        "row 1: image 581858: image 'COCO_train2014_000000581858.jpg' not found",
+        "3 bad rows or referents skipped so far",
+    ):
+        assert reason in caplog.text
+    assert caplog.text.count("Bad row skipped") == 3
+    with pytest.raises(BadRowError, match="row 0: image 581857: referent 0"):
+        list(load_referring_dataset(folder, "train", on_bad_row="raise", **options))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_share_a_stream(world, num_workers):
+    folder = world.write_refer_folder()
+    rows = load_referring_dataset(folder, "train", image_folder=world.folder, streaming=True)
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=None, num_workers=num_workers, multiprocessing_context="fork" if num_workers else None
+    )
+    assert Counter(row["image_id"] for row in loader) == Counter({"581857": 1, "581858": 1})
+
+
+def test_photos_of_coco(coco_mini, tmp_path):
+    instances = json.loads((coco_mini / "instances.json").read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in instances["images"]}
+    references = [
+        {
+            "ref_id": annotation["id"],
+            "ann_id": annotation["id"],
+            "image_id": annotation["image_id"],
+            "split": "train",
+            "sentences": [{"sent": f"annotation {annotation['id']}", "raw": ""}],
+        }
+        for annotation in instances["annotations"]
+    ]
+    (tmp_path / "instances.json").symlink_to(coco_mini / "instances.json")
+    (tmp_path / "refs(all).json").write_text(json.dumps(references), "utf-8")
+    rows = load_referring_dataset(
+        tmp_path, "train", image_folder=coco_mini, on_bad_row="raise", check_images=True, dataset_name="mini"
+    )
+    masks = {int(ref_id): mask for row in rows for ref_id, mask in zip(row["ref_ids"], row["masks"], strict=True)}
+    assert len(masks) == len(instances["annotations"])
+    for annotation in instances["annotations"]:
+        area = mask_area(masks[annotation["id"]])
+        if annotation["iscrowd"]:
+            assert area == sum(annotation["segmentation"]["counts"][1::2])
+        else:
+            assert abs(area - annotation["area"]) < 30 + 0.1 * annotation["area"], annotation["id"]
+    for row in rows:
+        assert sizes[int(row["image_id"])] == row["image"].size[::-1]
