@@ -18,6 +18,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..evaluation.referring_segmentation_metric.run_lengths import check_compressed, check_runs, check_size
+
 
 RunLengthMask = dict[str, Any]
 
@@ -53,8 +55,13 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def mask_area(rle: Mapping[str, Any]) -> int:
-    """Number of foreground pixels of an RLE; 0 means that the expression has no target."""
-    return int(coco_mask.area(_as_bytes(rle)))
+    """
+    Number of foreground pixels of a compressed RLE; 0 means that the expression has no target.
+
+    Raises:
+        ValueError: if the RLE is damaged.
+    """
+    return int(coco_mask.area(check_compressed(rle)))
 
 
 def empty_rle(height: int, width: int) -> RunLengthMask:
@@ -80,27 +87,23 @@ def normalize_rle(rle: Mapping[str, Any], height: int | None = None, width: int 
     size = rle.get("size")
     if size is None and height is not None and width is not None:
         size = [height, width]
-    if counts is None or size is None or len(size) != 2:
+    if counts is None or size is None:
         raise ValueError(f"RLE needs `size` as [height, width] and `counts`, got the keys {sorted(rle)}")
-    size = [int(side) for side in size]
-    if min(size) < 1:
-        raise ValueError(f"RLE needs a size above 0, got {size}")
+    size = list(check_size(size))
     if height is not None and width is not None and size != [height, width]:
         raise ValueError(f"RLE of size (height, width) = {tuple(size)} in an image of {(height, width)}")
-    is_compressed = isinstance(counts, str | bytes)
-    if is_compressed:
-        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        runs = _runs_of_compressed_counts(counts)
-    else:
-        runs = [int(run) for run in counts]
-    if any(run < 0 for run in runs):
-        raise ValueError("RLE with a negative run")
-    # pycocotools reads past the end of its buffer where the runs fall short.
-    if sum(runs) != size[0] * size[1]:
-        raise ValueError(f"RLE whose runs add up to {sum(runs)} pixels for a size of {size[0]} x {size[1]}")
-    if is_compressed:
-        return {"size": size, "counts": counts}
-    return _as_canonical(_from_objects({"size": size, "counts": runs}, *size))
+    if isinstance(counts, str | bytes):
+        return _as_canonical(check_compressed({"size": size, "counts": counts}))
+    try:
+        given = np.asarray(counts)
+        runs = given.astype(np.int64)
+        is_whole = bool(np.array_equal(runs, given))
+    except (OverflowError, TypeError, ValueError):
+        is_whole = False
+    if not is_whole or given.ndim != 1:
+        raise ValueError("RLE whose `counts` are neither compressed nor a list of whole numbers")
+    check_runs(runs, *size)
+    return _as_canonical(_from_objects({"size": size, "counts": runs.tolist()}, *size))
 
 
 def union_rles(rles: Sequence[Mapping[str, Any]]) -> RunLengthMask:
@@ -262,26 +265,6 @@ def _flat_polygon(polygon: Any, limit: float) -> list[float]:
     if np.abs(coordinates).max() > limit:
         raise ValueError(f"a polygon that reaches to {np.abs(coordinates).max():.0f}, far outside its image")
     return coordinates.tolist()
-
-
-def _runs_of_compressed_counts(counts: str) -> list[int]:
-    """Runs of compressed counts: 5 bits a character, sign-extended, from the fourth run on as differences."""
-    runs: list[int] = []
-    value = shift = 0
-    for code in counts.encode("ascii"):
-        code -= 48
-        if not 0 <= code < 64:
-            raise ValueError(f"RLE with the character {chr(code + 48)!r}, which compressed counts cannot hold")
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            if code & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("RLE that ends in the middle of a run")
-    return runs
 
 
 def _from_objects(objects: Any, height: int, width: int) -> Any:

@@ -1,7 +1,8 @@
 """Streaming scores of referring image segmentation: oIoU, mIoU and P@X, and the four that know no-target expressions.
 
-Every mask is reduced to three integers as it arrives, and every sum is an integer too, so that the result does not
-depend on the order of the samples, on how they were spread over processes, or on where an evaluation was resumed.
+Every mask is reduced to three integers as it arrives. Sums are of integers, or of IoUs by `math.fsum`, which rounds
+only once. So the result does not depend on the order of the samples, on how they were spread over processes, or on
+where an evaluation was resumed.
 
 Definitions: oIoU, mIoU and P@X as in LAVT (Yang et al., CVPR 2022); gIoU, cIoU, N-acc and T-acc as in GRES (Liu et
 al., CVPR 2023).
@@ -9,18 +10,17 @@ al., CVPR 2023).
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .run_lengths import check_compressed
+
 
 DEFAULT_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 NO_TARGET_RULES = ("grefcoco", "zero")
-
-# An IoU is kept as floor(IoU * 2**80): sums of such integers are exact, and 2**-80 is far below what a float64 tells.
-_IOU_BITS = 80
 
 
 class PixelCounts(NamedTuple):
@@ -49,7 +49,7 @@ def _to_boolean(mask: Any, what: str) -> np.ndarray:
     if _is_rle(mask):
         from pycocotools import mask as coco_mask
 
-        return coco_mask.decode(_rle_bytes(mask)).astype(bool)
+        return coco_mask.decode(check_compressed(mask)).astype(bool)
     if hasattr(mask, "detach"):
         mask = mask.detach().cpu().numpy()
     array = np.asarray(mask)
@@ -70,11 +70,6 @@ def _to_boolean(mask: Any, what: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def _rle_bytes(mask: Mapping[str, Any]) -> dict[str, Any]:
-    counts = mask["counts"]
-    return {"size": list(mask["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
-
-
 def count_pixels(prediction: Any, reference: Any, ignored: Any = None) -> PixelCounts:
     """
     Reduces a pair of masks to pixel counts.
@@ -88,13 +83,14 @@ def count_pixels(prediction: Any, reference: Any, ignored: Any = None) -> PixelC
             A mask of the pixels that count neither for nor against the prediction.
 
     Raises:
-        ValueError: If the sizes differ, or a mask is not two-dimensional, or holds other values than 0 and 1.
+        ValueError: If the sizes differ, a mask is not two-dimensional or holds other values than 0 and 1, an RLE is
+            damaged, or nothing of the target, or of the whole image, is left beside the ignored pixels.
         TypeError: If a mask holds floats (scores have to be thresholded first).
     """
     if _is_rle(prediction) and _is_rle(reference) and ignored is None:
         from pycocotools import mask as coco_mask
 
-        pair = [_rle_bytes(prediction), _rle_bytes(reference)]
+        pair = [check_compressed(prediction), check_compressed(reference)]
         _check_sizes(tuple(pair[0]["size"]), tuple(pair[1]["size"]), "reference")
         intersection = coco_mask.area(coco_mask.merge(pair, intersect=True))
         return PixelCounts(int(intersection), int(coco_mask.area(pair[0])), int(coco_mask.area(pair[1])))
@@ -105,7 +101,13 @@ def count_pixels(prediction: Any, reference: Any, ignored: Any = None) -> PixelC
     if ignored is not None:
         ignored = _to_boolean(ignored, "ignored")
         _check_sizes(prediction.shape, ignored.shape, "ignored")
-        prediction, reference = prediction & ~ignored, reference & ~ignored
+        left = reference & ~ignored
+        # Its target area of 0 would say that the expression has no target.
+        if ignored.all() or (reference.any() and not left.any()):
+            raise ValueError(
+                "The `ignored` mask covers the whole reference, so the sample cannot be scored: leave it out."
+            )
+        prediction, reference = prediction & ~ignored, left
     return PixelCounts(
         int(np.count_nonzero(prediction & reference)),
         int(np.count_nonzero(prediction)),
@@ -123,24 +125,24 @@ def _check_sizes(prediction: tuple[int, ...], other: tuple[int, ...], what: str)
 
 @dataclass
 class _Tally:
-    """The integer sums of some of the samples."""
+    """What is known of some of the samples: counts, and the IoU of each that has a target."""
 
     hits: list[int]
+    ious: list[float] = field(default_factory=list)
     targets: int = 0
     no_targets: int = 0
     intersection: int = 0
     union: int = 0
-    iou_sum: int = 0
-    iou_square_sum: int = 0
     found: int = 0
     rightly_empty: int = 0
     false_area: int = 0
 
     def add(self, other: "_Tally") -> None:
         for name, value in vars(other).items():
-            if name != "hits":
+            if name not in ("hits", "ious"):
                 setattr(self, name, getattr(self, name) + value)
         self.hits = [own + theirs for own, theirs in zip(self.hits, other.hits, strict=True)]
+        self.ious.extend(other.ious)
 
 
 @dataclass
@@ -155,8 +157,7 @@ class ReferringSegmentationMetric:
     """
     Accumulates the scores of referring image segmentation, sample by sample (a sample: one expression on one image).
 
-    Memory does not grow with the number of samples, except for about 200 bytes for each sample that is given an
-    identifier.
+    A sample costs 32 bytes of memory, one that is given an identifier about 200 bytes.
 
     Args:
         thresholds (`Sequence[float]`, *optional*, defaults to `(0.5, 0.6, 0.7, 0.8, 0.9)`):
@@ -276,10 +277,10 @@ class ReferringSegmentationMetric:
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """All that has been accumulated, as lists, dicts, strings and integers (fit for JSON and for gathering)."""
+        """All that has been accumulated, as lists, dicts, strings and numbers (fit for JSON and for gathering)."""
         return {
             "settings": self._settings(),
-            "tallies": [(group, dict(vars(tally))) for group, tally in self._state.tallies.items()],
+            "tallies": [(group, asdict(tally)) for group, tally in self._state.tallies.items()],
             "records": dict(self._state.records),
         }
 
@@ -349,13 +350,11 @@ class ReferringSegmentationMetric:
             tally.false_area += sample.prediction_area
             return
         union = sample.union
-        iou = (sample.intersection << _IOU_BITS) // union if union else 0
         tally.targets += 1
         tally.found += sample.prediction_area > 0
         tally.intersection += sample.intersection
         tally.union += union
-        tally.iou_sum += iou
-        tally.iou_square_sum += iou * iou
+        tally.ious.append(sample.intersection / union if union else 0.0)
         for index, threshold in enumerate(self._fractions):
             margin = sample.intersection * threshold.denominator - threshold.numerator * max(union, 1)
             tally.hits[index] += margin >= 0 if self.inclusive else margin > 0
@@ -363,20 +362,21 @@ class ReferringSegmentationMetric:
     def _scores(self, tally: _Tally) -> dict[str, Any]:
         targets, everything = tally.targets, tally.targets + tally.no_targets
         union = tally.union + tally.false_area
-        one = 1 << _IOU_BITS
+        iou_sum = math.fsum(tally.ious)
         standard_error = None
         if targets > 1:
-            squares = Fraction(tally.iou_square_sum - Fraction(tally.iou_sum**2, targets), one * one)
+            mean = iou_sum / targets
+            squares = math.fsum((iou - mean) ** 2 for iou in tally.ious)
             standard_error = math.sqrt(squares / (targets * (targets - 1)))
         scores = {
             "oIoU": _ratio(tally.intersection, tally.union),
-            "mIoU": _ratio(tally.iou_sum, targets * one),
+            "mIoU": _ratio(iou_sum, targets),
             "mIoU_standard_error": standard_error,
         }
         for threshold, hits in zip(self.thresholds, tally.hits, strict=True):
             scores[f"P@{threshold}"] = _ratio(hits, targets)
         scores |= {
-            "gIoU": _ratio(tally.iou_sum + tally.rightly_empty * one, everything * one),
+            "gIoU": _ratio(math.fsum((*tally.ious, tally.rightly_empty)), everything),
             "cIoU": _ratio(tally.intersection, union),
             "N-acc": _ratio(tally.rightly_empty, tally.no_targets),
             "T-acc": _ratio(tally.found, targets),
@@ -389,5 +389,5 @@ class ReferringSegmentationMetric:
         return scores
 
 
-def _ratio(numerator: int, denominator: int) -> float | None:
+def _ratio(numerator: float, denominator: int) -> float | None:
     return numerator / denominator if denominator else None

@@ -4,6 +4,11 @@ import datasets
 import evaluate
 
 from .accumulator import DEFAULT_THRESHOLDS, ReferringSegmentationMetric, count_pixels
+from .run_lengths import check_compressed
+
+
+# `evaluate` copies only the files that this one imports, so it imports what the accumulator needs.
+__all__ = ["ReferringSegmentation", "check_compressed"]
 
 
 _DESCRIPTION = """
@@ -42,7 +47,7 @@ Returns:
     oIoU, mIoU, mIoU_standard_error, P@0.5 ... P@0.9, gIoU, cIoU, N-acc, T-acc as fractions (None where nothing was
     seen to compute one from), expressions, targets, no_targets, intersection, union, and groups if groups were given.
 Examples:
-    >>> metric = evaluate.load("processing/evaluation/referring_segmentation_metric")
+    >>> metric = evaluate.load(METRIC_PATH)  # from processing.evaluation import METRIC_PATH
     >>> scores = metric.compute(predictions=[[[1, 1], [0, 0]]], references=[[[1, 0], [0, 0]]])
     >>> scores["oIoU"], scores["mIoU"]
     (0.5, 0.5)

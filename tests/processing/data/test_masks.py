@@ -178,6 +178,12 @@ def test_empty_rle_is_no_target():
         ({"size": [4, 5], "counts": "d"}, "middle of a run"),
         ({"size": [4, 5], "counts": "~"}, "cannot hold"),
         ({"counts": None, "size": [4, 5]}, "needs `size`"),
+        ({"size": [4, 5], "counts": [0.5, 19.5]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [[20]]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [2**70]}, "whole numbers"),
+        ({"size": [4, 5], "counts": 20}, "whole numbers"),
+        ({"size": "45", "counts": [20]}, "whole numbers"),
+        ({"size": [10**5, 10**5], "counts": [10**10]}, "more than an image may have"),
         ({"width": 4}, "needs `counts`, `bytes` or `path`"),
         ([[1, 2, 3, 4]], "at least three points"),
         ([[1, 2, 3, 4, 5, 6, 7]], "at least three points"),
@@ -195,6 +201,26 @@ def test_empty_rle_is_no_target():
 def test_a_bad_mask_is_refused_with_its_reason(mask, message):
     with pytest.raises(ValueError, match=message):
         to_rle(mask, 4, 5)
+
+
+@pytest.mark.parametrize("counts", ["0`0", "", "0@0", "é"])
+def test_the_area_of_damaged_run_lengths_is_refused(counts):
+    with pytest.raises(ValueError, match="RLE"):
+        mask_area({"size": [3, 5], "counts": counts})
+
+
+@given(binary_masks, st.data())
+def test_run_lengths_with_one_character_changed_are_refused_or_still_fill_the_mask(mask, data):
+    rle = encode_mask(mask)
+    place = data.draw(st.integers(0, len(rle["counts"]) - 1))
+    character = data.draw(st.characters(min_codepoint=32, max_codepoint=126))
+    counts = rle["counts"][:place] + character + rle["counts"][place + 1 :]
+    try:
+        decoded = decode_mask({**rle, "counts": counts})
+    except ValueError:
+        return
+    assert decoded.shape == mask.shape
+    assert mask_area({**rle, "counts": counts}) == decoded.sum()
 
 
 def test_any_number_but_zero_is_foreground_in_rows_of_pixels():

@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from pathlib import Path
+from fractions import Fraction
 
 import evaluate
 import numpy as np
@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from processing.evaluation.metrics import ReferringSegmentationMetric, count_pixels
+from processing.evaluation import METRIC_PATH, ReferringSegmentationMetric, count_pixels
 
 
-METRIC_FOLDER = Path(__file__).parents[3] / "processing" / "evaluation" / "referring_segmentation_metric"
 SCORES = ("oIoU", "mIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "gIoU", "cIoU", "N-acc", "T-acc")
 
 
@@ -245,13 +244,29 @@ def test_merging_without_identifiers_adds_up():
     assert first.merge(second).compute() == whole.compute()
 
 
-def test_state_does_not_grow_without_identifiers():
+def test_state_grows_by_one_number_for_each_sample_with_a_target():
     metric = ReferringSegmentationMetric()
-    metric.update_counts([(1, 2, 3)] * 10)
-    size = len(json.dumps(metric.state_dict()))
-    metric.update_counts([(1, 2, 3)] * 10_000)
-    assert len(json.dumps(metric.state_dict())) < size + 100
-    assert len(metric) == 10_010
+    metric.update_counts([(1, 2, 4), (0, 5, 0)] * 10_000)
+    ((group, tally),) = metric.state_dict()["tallies"]
+    assert group is None
+    assert tally.pop("ious") == [0.2] * 10_000
+    assert len(json.dumps(tally)) < 400
+    assert len(metric) == 20_000
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=60))
+def test_means_are_the_exact_ones_rounded_once(samples):
+    counts = [(both, both + more, both + missed) for both, more, missed in samples]
+    metric = ReferringSegmentationMetric()
+    metric.update_counts(counts)
+    ious = [Fraction(both, both + more + missed) for both, more, missed in samples if both + missed]
+    scores = metric.compute()
+    if ious:
+        assert scores["mIoU"] == pytest.approx(float(sum(ious) / len(ious)), rel=4e-16)
+    if len(ious) > 1:
+        mean = sum(ious) / len(ious)
+        squares = sum((iou - mean) ** 2 for iou in ious) / (len(ious) * (len(ious) - 1))
+        assert scores["mIoU_standard_error"] == pytest.approx(math.sqrt(squares), rel=1e-12, abs=1e-17)
 
 
 def test_groups_are_scored_apart():
@@ -269,6 +284,16 @@ def test_groups_are_scored_apart():
 def test_ignored_pixels_count_neither_way():
     prediction, reference = np.array([[1, 1, 0, 1]], bool), np.array([[1, 0, 1, 0]], bool)
     assert count_pixels(prediction, reference, ignored=np.array([[0, 0, 1, 1]], bool)) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("reference", [[[1, 0, 0, 0]], [[0, 0, 0, 0]]])
+def test_a_reference_that_is_ignored_as_a_whole_is_no_correct_no_target(reference):
+    nothing = np.zeros((1, 4), bool)
+    with pytest.raises(ValueError, match="leave it out"):
+        count_pixels(nothing, reference, ignored=np.ones((1, 4), bool))
+    if np.any(reference):
+        with pytest.raises(ValueError, match="leave it out"):
+            count_pixels(nothing, reference, ignored=reference)
 
 
 def test_every_kind_of_mask_gives_the_same_counts():
@@ -302,6 +327,46 @@ def test_masks_that_cannot_be_scored_are_refused(prediction, reference, error, m
         count_pixels(prediction, reference)
 
 
+# Each of them hung, crashed or miscounted in pycocotools, or claims more memory than any image takes.
+DAMAGED = [
+    ({"size": [3, 5], "counts": "0`0"}, "add up to 16 pixels for a size of 3 x 5"),
+    ({"size": [4, 4], "counts": ""}, "add up"),
+    ({"size": [4, 4], "counts": "0@0"}, "negative run"),
+    ({"size": [4, 4], "counts": "a"}, "middle of a run"),
+    ({"size": [4, 4], "counts": "0 0"}, "character ' '"),
+    ({"size": [4, 4], "counts": "0é"}, "character 'é'"),
+    ({"size": [4, 4], "counts": "o" * 9 + "0"}, "longer than any image"),
+    ({"size": [4, 4], "counts": [8, 8]}, "compressed"),
+    ({"size": [4], "counts": "`0"}, "height, width"),
+    ({"size": [4.5, 4], "counts": "`0"}, "whole numbers"),
+    ({"size": [10**5, 10**5], "counts": "PQl2T6"}, "more than an image may have"),
+    ({"size": [-4, -4], "counts": "`0"}, "above 0"),
+]
+
+
+@pytest.mark.parametrize(("rle", "message"), DAMAGED)
+def test_damaged_run_lengths_are_refused(rle, message):
+    whole = coco_mask.encode(np.asfortranarray(np.ones((4, 4), np.uint8)))
+    for pair in ((rle, whole), (whole, rle), (rle, np.ones((4, 4), bool))):
+        with pytest.raises(ValueError, match=message):
+            count_pixels(*pair)
+
+
+@settings(max_examples=300)
+@given(
+    counts=st.binary(max_size=12) | st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=12),
+    height=st.integers(-1, 40),
+    width=st.integers(-1, 40),
+)
+def test_any_run_lengths_are_counted_or_refused(counts, height, width):
+    rle = {"size": [height, width], "counts": counts}
+    try:
+        found = count_pixels(rle, rle)
+    except ValueError:
+        return
+    assert 0 <= found.intersection == found.prediction_area <= height * width
+
+
 def test_samples_that_cannot_be_are_refused():
     metric = ReferringSegmentationMetric()
     with pytest.raises(ValueError, match="intersection of 3"):
@@ -331,9 +396,14 @@ class TestEvaluateMetric:
     @pytest.fixture
     def load(self, tmp_path):
         def load_metric(**arguments):
-            return evaluate.load(str(METRIC_FOLDER), cache_dir=str(tmp_path), **arguments)
+            return evaluate.load(METRIC_PATH, cache_dir=str(tmp_path), **arguments)
 
         return load_metric
+
+    def test_loads_wherever_one_stands(self, load, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        scores = load().compute(predictions=[[[1, 1], [0, 0]]], references=[[[1, 0], [0, 0]]])
+        assert scores["mIoU"] == 0.5
 
     def test_equals_the_accumulator(self, load):
         pairs = random_pairs(21, 15, empty_references=0.3, empty_predictions=0.2)

@@ -1,6 +1,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from processing.data.canonical_rows import canonical_features
 from processing.data.masks import decode_mask, mask_area
+from processing.shapes import dataset
 from processing.shapes.ceiling import resolution_ceiling, upsampled_prediction
 from processing.shapes.dataset import (
     STREAM_BLOCK_ROWS,
@@ -61,6 +64,41 @@ def test_rows_do_not_depend_on_the_process():
         digest.update(row.pop("image").tobytes())
         digest.update(json.dumps(row, sort_keys=True).encode())
     assert digest.hexdigest() == found
+
+
+@pytest.fixture
+def copied_sources(tmp_path, monkeypatch):
+    """A copy of the modules that make the data, where `source_digest` looks for them."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(Path(dataset.__file__).parent, folder)
+    monkeypatch.setattr(dataset, "__file__", str(folder / "dataset.py"))
+    dataset.source_digest.cache_clear()
+    yield folder
+    dataset.source_digest.cache_clear()
+
+
+@pytest.mark.parametrize("module", ["expressions", "queries", "rendering", "scene", "wording", "dataset"])
+def test_the_digest_of_the_sources_changes_with_each_of_them(copied_sources, module):
+    before = dataset.source_digest()
+    path = copied_sources / f"{module}.py"
+    path.write_bytes(path.read_bytes() + b"\n")
+    dataset.source_digest.cache_clear()
+    assert dataset.source_digest() != before
+    dataset.source_digest.cache_clear()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=module):
+        dataset.source_digest()
+
+
+def test_every_module_that_makes_data_is_digested():
+    """Whatever the dataset imports from its own folder decides over its rows."""
+    found, waiting = set(), ["dataset"]
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        source = (Path(dataset.__file__).parent / f"{module}.py").read_text()
+        waiting += set(re.findall(r"^from \.(\w+) import", source, flags=re.MULTILINE)) - found
+    assert found == {*dataset._MODULES_THAT_MAKE_DATA, "dataset"}
 
 
 def test_split_index_and_seed_each_change_the_row():
