@@ -38,8 +38,8 @@ from processing import JMCELNProcessor
 from processing.evaluation.controls import CONTROLS
 from processing.shapes.dataset import source_digest
 from processing.shapes.oracles import LabelledScene, labelled_scene, oracle_scores
+from processing.training import run as train
 from processing.training.arguments import load_settings
-from scripts import train
 
 
 FULL_MODEL = "cascade + LCE + PAN"
@@ -50,7 +50,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> tuple[argparse.Nam
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Further arguments go on to scripts/train.py, for example --max_steps 3000.",
+        epilog="Further arguments go on to jmceln train, for example --max_steps 3000.",
     )
     parser.add_argument("--plan", type=Path, default=Path("benchmarks/ablation.yaml"), help="default: %(default)s")
     parser.add_argument("--output-dir", type=Path, help="default: that of the plan")

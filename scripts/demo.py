@@ -20,11 +20,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
+from processing.evaluation import run as evaluate
 from processing.evaluation.report import markdown_table
 from processing.evaluation.sheet import Case, draw_sheet
 from processing.shapes.dataset import shapes_dataset
 from processing.shapes.oracles import labelled_scene, oracle_scores
-from scripts import evaluate, train
+from processing.training import run as train
 
 
 IMAGE_SIZE = 96
@@ -40,7 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Further arguments go on to scripts/train.py, for example --max_steps 3000.",
+        epilog="Further arguments go on to jmceln train, for example --max_steps 3000.",
     )
     parser.add_argument("--config", default="configs/demo.yaml", help="the training run (default: %(default)s)")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s")

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:
     """Run the pretraining that the arguments describe and return the accuracies on scenes never seen."""
     arguments = sys.argv[1:] if arguments is None else arguments
     classes = (BackboneArguments, TrainingArguments)
-    backbone, training = parse_arguments(arguments, description=__doc__, argument_classes=classes)
+    backbone, training = parse_arguments(arguments, __doc__, classes, prog="pretrain_shapes_backbone.py")
     if not backbone.backbone_config or training.max_steps < 1:
         raise ValueError("Name the backbone with `backbone_config`, and its `max_steps`, best in a YAML file.")
     set_seed(training.seed)

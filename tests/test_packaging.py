@@ -70,11 +70,26 @@ def travelling_files() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize(("package", "other"), [PACKAGES, PACKAGES[::-1]])
-def test_the_two_packages_do_not_import_each_other(package: str, other: str) -> None:
-    assert source_files(package)
-    offenders = [path for path in source_files(package) if other in imported_roots(path, module_level=False)]
+def test_the_model_does_not_import_processing() -> None:
+    assert source_files("modeling_jmceln")
+    offenders = [
+        path for path in source_files("modeling_jmceln") if "processing" in imported_roots(path, module_level=False)
+    ]
     assert not offenders
+
+
+def test_processing_is_imported_without_the_model() -> None:
+    # What travels with a processor, and all that `import processing` reads; rooms such as training/ may need both.
+    script = "import sys, processing; assert 'modeling_jmceln' not in sys.modules"
+    completed = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+    travelling = travelling_files()
+    for entry in ENTRY_FILES[2:]:
+        for name in travelling[entry]:
+            path = (REPOSITORY / entry).with_name(f"{name}.py")
+            assert "modeling_jmceln" not in imported_roots(path, module_level=False), path
 
 
 @pytest.mark.parametrize("entry", ENTRY_FILES)

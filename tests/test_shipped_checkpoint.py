@@ -5,8 +5,9 @@ import json
 import pytest
 
 from modeling_jmceln import JMCELNModel
+from processing import predict
+from processing.evaluation import run as evaluate
 from processing.evaluation.report import results_table
-from scripts import evaluate, predict
 from tests.tiny import tiny_config, tiny_processor
 
 

@@ -243,7 +243,10 @@ def merge_settings(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict
 
 
 def parse_arguments(
-    arguments: Sequence[str], description: str | None = None, argument_classes: Sequence[type] = ARGUMENT_CLASSES
+    arguments: Sequence[str],
+    description: str | None = None,
+    argument_classes: Sequence[type] = ARGUMENT_CLASSES,
+    prog: str = "jmceln train",
 ) -> tuple[Any, ...]:
     """
     Read the settings of a run: YAML files first, in order, then options.
@@ -256,6 +259,8 @@ def parse_arguments(
             Text at the top of `--help`.
         argument_classes (`Sequence[type]`, *optional*):
             The dataclasses whose fields can be set, by default those of the model, of the data and of the training.
+        prog (`str`, *optional*, defaults to `"jmceln train"`):
+            The command that `--help` names.
 
     Returns:
         An instance of each class.
@@ -280,7 +285,10 @@ def parse_arguments(
             settings.pop(part, None)
     options = _take_dotted_options(names, settings)
     parser = HfArgumentParser(
-        argument_classes, usage="%(prog)s [FILE.yaml ...] [--field value ...]", description=description
+        argument_classes,
+        prog=prog,
+        usage="%(prog)s [FILE.yaml ...] [--field value ...]",
+        description=description,
     )
     known = {field.name for argument_class in argument_classes for field in dataclasses.fields(argument_class)}
     for name in settings:

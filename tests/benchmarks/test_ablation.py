@@ -19,7 +19,7 @@ from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCE
 from processing.shapes.oracles import labelled_scene
 from processing.shapes.queries import Phrase, Pick, Query, Relation, SameAs, SizeThan, landmarks_of
 from processing.training.arguments import load_settings
-from tests.scripts.tiny_run import write_settings
+from tests.processing.training.tiny_run import write_settings
 from tests.tiny import tiny_processor
 
 

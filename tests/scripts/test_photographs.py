@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from scripts import evaluate, make_coco_refer, train
+from processing.evaluation import run as evaluate
+from processing.training import run as train
+from scripts import make_coco_refer
 
 
 @pytest.mark.slow

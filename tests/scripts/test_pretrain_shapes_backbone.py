@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer
 
+from processing.training import run as train
 from processing.training.arguments import load_settings
-from scripts import pretrain_shapes_backbone, train
-from tests.scripts.tiny_run import write_settings
+from scripts import pretrain_shapes_backbone
+from tests.processing.training.tiny_run import write_settings
 
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

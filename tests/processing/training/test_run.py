@@ -1,4 +1,4 @@
-"""`scripts/train.py` as it is used: alone, killed and started again, on several processes, and pushed to a hub."""
+"""`jmceln train` as it is used: alone, killed and started again, on several processes, and pushed to a hub."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
+from processing.training import run as train
 from processing.training.referring_trainer import last_complete_checkpoint
 from processing.training.word_tokenizer import build_word_tokenizer
-from scripts import train
 from tests.processing.canonical_rows import canonical_row
-from tests.scripts.tiny_run import write_settings
+from tests.processing.training.tiny_run import write_settings
 
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 # Sends SIGKILL to itself in the middle of a step, or in the middle of writing a checkpoint.
 KILLED_RUN = """
@@ -35,7 +35,7 @@ sys.path.insert(0, {repository!r})
 import torch
 from transformers import Trainer
 from processing.training.word_tokenizer import build_word_tokenizer
-from scripts import train
+from processing.training import run as train
 
 place, step = {place!r}, {step}
 def kill():

@@ -1,4 +1,4 @@
-"""`scripts/train.py` with FSDP on processors, where accelerate offers it on accelerators only.
+"""`jmceln train` with FSDP on processors, where accelerate offers it on accelerators only.
 
 Told that its processes are sharded, accelerate does all the rest as it does on accelerators. Run by `torchrun`.
 """
@@ -13,9 +13,9 @@ from torch.distributed.checkpoint import state_dict as checkpoints
 from torch.utils._pytree import tree_map
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from scripts import train
+from processing.training import run as train
 
 
 initialize = state.AcceleratorState.__init__

@@ -14,8 +14,8 @@ from PIL import Image
 
 from modeling_jmceln import JMCELNModel
 from processing import ReferringImageSegmentationPipeline
+from processing.export import run as export
 from processing.export.onnx_inference import ONNXReferringModel, load_onnx_pipeline
-from scripts import export
 from tests.tiny import tiny_config, tiny_processor
 
 

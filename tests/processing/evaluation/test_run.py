@@ -1,4 +1,4 @@
-"""scripts/evaluate.py as a user runs it, with a small JMCELN."""
+"""`jmceln evaluate` as a user runs it, with a small JMCELN."""
 
 import json
 import os
@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from modeling_jmceln import JMCELNModel
+from processing.evaluation import run as evaluate
 from processing.shapes.dataset import shapes_dataset
-from scripts import evaluate
 from tests.tiny import tiny_config, tiny_processor
 
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 ROWS, IMAGES = 60, 10
 
 

@@ -23,7 +23,7 @@ def write_rows(folder: Path, count: int = 7) -> Path:
 
 
 def write_settings(folder: Path, **overrides: Any) -> Path:
-    """A YAML file for `scripts/train.py` that trains for six steps on the rows of `folder`."""
+    """A YAML file for `jmceln train` that trains for six steps on the rows of `folder`."""
     rows = folder / "rows"
     if not rows.is_dir():
         write_rows(folder)

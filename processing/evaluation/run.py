@@ -1,0 +1,274 @@
+"""Score a model of referring image segmentation on a data set: every sentence, at the size of the original images.
+
+    jmceln evaluate --model runs/shapes --dataset shapes --split test
+    jmceln evaluate --model <folder or hub id> --dataset jxu124/refcoco-benchmark --split refcoco_unc_val
+    torchrun --nproc_per_node 8 --no-python jmceln evaluate ...
+
+Writes into the output folder: `results.json` (all settings and scores), `results.md` (the table), `sheet.png` (best,
+worst and random cases), with `--save-predictions` `predictions.jsonl` (every mask as COCO RLE with its IoU), and
+`journal/`, from which the same command goes on after a kill. See docs/evaluation.md.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import PartialState
+from transformers import AutoModel, AutoProcessor
+
+import modeling_jmceln  # noqa: F401 - registers the model with AutoModel
+
+from ..data.referring_datasets import load_referring_dataset
+from ..shapes.dataset import shapes_dataset
+from .controls import CONTROLS
+from .evaluation import (
+    PROTOCOLS,
+    EvaluationSettings,
+    collect_results,
+    configure_processor,
+    evaluate_model,
+    number_of_rows,
+    rows_at,
+)
+from .journal import EvaluationJournal
+from .report import results_table, write_predictions
+from .sheet import choose_cases, draw_sheet
+
+
+# What the format of results.json is called in it; to be raised when a reader of older files would be misled.
+RESULTS_FORMAT = 1
+PACKAGES = ("jmceln", "torch", "transformers", "datasets", "accelerate", "numpy", "pillow", "pycocotools")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="jmceln evaluate",
+        description=__doc__.split("\n\n", 1)[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("model").add_argument
+    add("--model", required=True, help="folder or hub id of a model with its processor")
+    add("--model-revision", default=None, help="branch, tag or commit on the hub")
+    add("--trust-remote-code", action="store_true", help="run the code that comes with the model")
+    add("--device", default=None, help="cpu, cuda, cuda:1, ...; the first accelerator if there is one")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of weights and input")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", required=True, help="'shapes', a hub id, a folder of parquet files or a REFER folder")
+    add("--split", required=True, help="val, test, testA, testB, ... or a name of the source's own")
+    add("--limit", type=int, default=None, help="only the first images")
+    add("--image-folder", default=None, help="COCO images, for data sets that name them by path")
+    add("--adapter", default=None, help="how to read a row; by default by hub id or columns")
+    add("--columns", type=json.loads, default=None, help="JSON: the columns of a data set of your own")
+    add("--split-by", default=None, help="unc, umd or google, for REFER folders with several")
+    add("--partition", default=None, help="for splits that mix several")
+    add("--sentence-field", default="sent", choices=["sent", "raw"], help="cleaned sentences, or as typed")
+    add("--dataset-name", default=None, help="hub id of which the data set is a local copy")
+    add("--dataset-revision", default=None, help="branch, tag or commit on the hub")
+    add("--streaming", action="store_true", help="read images as they are needed, download nothing in full")
+    add("--on-bad-row", default="raise", choices=["raise", "skip"], help="skipped rows make another test set")
+    add("--shapes-images", type=int, default=500, help="images of the synthetic benchmark")
+    add("--shapes-image-size", type=int, default=128, help="their side in pixels")
+    add("--shapes-seed", type=int, default=0, help="chooses another data set")
+    add("--shapes-levels", nargs="+", default=None, help="only these levels")
+
+    add = parser.add_argument_group("scoring").add_argument
+    add("--protocol", default="original", choices=list(PROTOCOLS), help="; ".join(map(": ".join, PROTOCOLS.items())))
+    add("--threshold", type=float, default=0.5, help="probability above which a pixel belongs to the mask")
+    add("--presence-threshold", type=float, default=None, help="below it the mask is empty; 0.5, and 0 under lavt")
+    add("--image-size", type=int, default=None, help="side of the input; the processor's own, and 480 under lavt")
+    add("--strict-precision", action="store_true", help="P@X counts IoU > X, not IoU >= X")
+    add("--controls", nargs="*", choices=list(CONTROLS), default=None, help="also score controls; all if none named")
+    add("--seed", type=int, default=0, help="for shuffled words and random cases")
+
+    add = parser.add_argument_group("running").add_argument
+    add("--batch-size", type=int, default=1, help="images a call")
+    add("--max-expressions-per-call", type=int, default=16, help="expressions of an image a call")
+    add("--output-dir", type=Path, default=None, help="by default outputs/evaluation/<model>/<data set>-<split>-...")
+    add("--overwrite", action="store_true", help="start over instead of going on with the journal")
+    add("--save-predictions", action="store_true", help="write every mask as COCO RLE with its IoU")
+    add("--sheet-cases", type=int, default=8, help="cases of each kind on the sheet of pictures; 0 for no sheet")
+    add("--no-progress", action="store_true", help="no progress bar")
+    return parser.parse_args(arguments)
+
+
+def load_dataset(arguments: argparse.Namespace) -> Any:
+    if arguments.dataset == "shapes":
+        options = {} if arguments.shapes_levels is None else {"levels": tuple(arguments.shapes_levels)}
+        return shapes_dataset(
+            arguments.split,
+            size=arguments.shapes_images,
+            seed=arguments.shapes_seed,
+            image_size=arguments.shapes_image_size,
+            **options,
+        )
+    options = {} if arguments.dataset_revision is None else {"revision": arguments.dataset_revision}
+    return load_referring_dataset(
+        arguments.dataset,
+        arguments.split,
+        adapter=arguments.adapter,
+        columns=arguments.columns,
+        image_folder=arguments.image_folder,
+        split_by=arguments.split_by,
+        partition=arguments.partition,
+        sentence_field=arguments.sentence_field,
+        dataset_name=arguments.dataset_name,
+        streaming=arguments.streaming,
+        on_bad_row=arguments.on_bad_row,
+        **options,
+    )
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of all parameters and buffers: a folder's name does not tell which checkpoint lies in it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str | None]:
+    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    return {package: installed.get(package) for package in PACKAGES}
+
+
+def describe_data(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ["dataset", "split", "dataset_name", "dataset_revision", "partition", "split_by", "sentence_field"]
+    names += ["adapter", "columns", "on_bad_row"]
+    if arguments.dataset == "shapes":
+        names = ["dataset", "split", "shapes_images", "shapes_image_size", "shapes_seed", "shapes_levels"]
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+def default_output_folder(arguments: argparse.Namespace) -> Path:
+    model, dataset = (Path(name).name or name for name in (arguments.model, arguments.dataset))
+    return Path("outputs", "evaluation", model, f"{dataset}-{arguments.split}-{arguments.protocol}")
+
+
+def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
+    """Runs the evaluation; returns its results on the main process."""
+    transformers.logging.set_verbosity_warning()
+    arguments = parse_arguments(argument_list)
+    controls = tuple(CONTROLS) if arguments.controls == [] else tuple(arguments.controls or ())
+    settings = EvaluationSettings(
+        protocol=arguments.protocol,
+        threshold=arguments.threshold,
+        presence_threshold=arguments.presence_threshold,
+        image_size=arguments.image_size,
+        inclusive=not arguments.strict_precision,
+        batch_size=arguments.batch_size,
+        max_expressions_per_call=arguments.max_expressions_per_call,
+        limit=arguments.limit,
+        controls=controls,
+        keep_masks=arguments.save_predictions or arguments.sheet_cases > 0,
+        seed=arguments.seed,
+    )
+    state = PartialState(cpu=arguments.device == "cpu")
+    device = torch.device(arguments.device) if arguments.device and state.num_processes == 1 else state.device
+    options = {"trust_remote_code": arguments.trust_remote_code, "revision": arguments.model_revision}
+    processor = AutoProcessor.from_pretrained(arguments.model, **options)
+    configure_processor(processor, settings)
+    model = AutoModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype), **options)
+    model.eval().to(device)
+    with state.main_process_first():
+        dataset = load_dataset(arguments)
+
+    output_folder = arguments.output_dir or default_output_folder(arguments)
+    if arguments.overwrite and state.is_main_process and (output_folder / "journal").exists():
+        shutil.rmtree(output_folder / "journal")
+    state.wait_for_everyone()
+    model_facts = {
+        "name": arguments.model,
+        "revision": arguments.model_revision,
+        "commit": getattr(model.config, "_commit_hash", None),
+        "class": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "weights_sha256": weights_digest(model),
+        "dtype": arguments.dtype,
+    }
+    data_facts = describe_data(arguments)
+    header = {
+        "format": RESULTS_FORMAT,
+        "weights_sha256": model_facts["weights_sha256"],
+        "dtype": arguments.dtype,
+        "device": device.type,
+        "image_processor": processor.image_processor.to_dict(),
+        "data": data_facts,
+        "settings": dataclasses.asdict(settings),
+    }
+    journal = EvaluationJournal(output_folder / "journal", header, state.process_index)
+    start = time.perf_counter()
+    scored = evaluate_model(
+        model,
+        processor,
+        dataset,
+        settings,
+        journal,
+        state.process_index,
+        state.num_processes,
+        progress=state.is_main_process and not arguments.no_progress,
+    )
+    seconds = time.perf_counter() - start
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return None
+
+    collected = collect_results(
+        journal, settings, None if arguments.streaming else number_of_rows(dataset, settings.limit)
+    )
+    results = {
+        "format": RESULTS_FORMAT,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": model_facts,
+        "image_processor": header["image_processor"],
+        "data": {
+            **data_facts,
+            **{name: collected[name] for name in ("parts", "images", "expressions", "annotations_sha256")},
+        },
+        "settings": {**header["settings"], "protocol_description": PROTOCOLS[settings.protocol]},
+        "scores": collected["scores"],
+        "controls": collected["controls"],
+        "run": {
+            "command": shlex.join(["jmceln", "evaluate", *(argument_list or sys.argv[1:])]),
+            "expressions_scored_by_main_process": scored,
+            "seconds": round(seconds, 3),
+            "processes": state.num_processes,
+            "device": device_name(device),
+            "python": platform.python_version(),
+            "packages": package_versions(),
+        },
+    }
+    (output_folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    title = f"{model_facts['name']} on {data_facts['dataset']} {data_facts['split']}, protocol {settings.protocol}"
+    table = f"{title}, in percent\n\n{results_table(results)}\n"
+    (output_folder / "results.md").write_text(table, encoding="utf-8")
+    print(f"{table}\n{output_folder / 'results.json'}")
+    if arguments.save_predictions:
+        write_predictions(journal, settings, output_folder / "predictions.jsonl")
+    if arguments.sheet_cases:
+        cases = choose_cases(journal.rows(), settings, arguments.sheet_cases, arguments.seed)
+        numbers = {case.row for section in cases.values() for case in section}
+        journal_rows = {row["row"]: row for row in journal.rows() if row["row"] in numbers}
+        draw_sheet(cases, rows_at(dataset, numbers), journal_rows, title).save(output_folder / "sheet.png")
+    return results
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {os.cpu_count()} cores)"

@@ -1,0 +1,140 @@
+"""Finds what expressions refer to in a picture, and draws it.
+
+    jmceln predict --model FOLDER_OR_HUB_ID --image photo.jpg --text "the red cup" --text "the spoon"
+
+Without `--model` it takes the small model of shapes that comes with the project, which knows nothing of photographs.
+
+What takes seconds to import is imported inside the functions, so that `--help` and wrong usage answer at once.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from . import ReferringImageSegmentationPipeline
+
+
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "jmceln-shapes"
+
+
+def probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jmceln predict",
+        allow_abbrev=False,
+        description="Find what expressions refer to in a picture: writes the picture with one coloured mask an "
+        "expression and a legend, and prints a table.",
+        epilog='example: jmceln predict --image photo.jpg --text "the woman left of the blue car" --output found.png',
+    )
+    parser.add_argument(
+        "--model",
+        default=str(DEFAULT_MODEL),
+        help="folder or Hub id of a trained JMCELN with its processor "
+        f"(default: {DEFAULT_MODEL.parent.name}/{DEFAULT_MODEL.name} of this project, which knows shapes alone)",
+    )
+    parser.add_argument("--image", required=True, help="path or http(s) URL of the picture")
+    parser.add_argument(
+        "--text", required=True, action="append", metavar="EXPRESSION", help="what to find; repeat it for more"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("overlay.png"), help="picture to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--masks-dir", type=Path, metavar="DIR", help="also write every mask there, as a black and white PNG"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=probability,
+        default=0.5,
+        help="a pixel belongs to the mask if its probability is above this (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--presence-threshold",
+        type=probability,
+        default=0.5,
+        help="nothing is found if the probability that the referent is in the picture is below this "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--device", help='for example "cpu" or "cuda:0" (default: an accelerator if there is one)')
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision of the model (default: %(default)s)",
+    )
+    return parser
+
+
+def load_pipeline(model: str, device: str | None, dtype: str) -> "ReferringImageSegmentationPipeline":
+    """The pipeline with the classes of this checkout: no code from the folder or the Hub is run."""
+    import torch
+    from transformers import AutoModel, AutoProcessor
+
+    import modeling_jmceln  # noqa: F401 - registers the model with the Auto classes
+
+    from . import ReferringImageSegmentationPipeline
+
+    try:
+        return ReferringImageSegmentationPipeline(
+            model=AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False).eval(),
+            processor=AutoProcessor.from_pretrained(model, trust_remote_code=False),
+            device=device,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"cannot load the model {model!r}: {error}") from error
+
+
+def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Writes the pictures and returns what the pipeline answered."""
+    from .image_loading_jmceln import array_to_pil_image, image_to_array
+    from .visualization import draw_overlay
+
+    # Not by Pillow's own conversion to RGB, which turns pictures of 16 bits white.
+    image = array_to_pil_image(image_to_array(options.image))
+    pipe = load_pipeline(options.model, options.device, options.dtype)
+    answers = pipe(image, options.text, threshold=options.threshold, presence_threshold=options.presence_threshold)
+    captions = [f"{answer['score']:.2f}  {answer['label']}" for answer in answers]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    draw_overlay(image, [answer["mask"] for answer in answers], captions).save(options.output)
+    if options.masks_dir is not None:
+        options.masks_dir.mkdir(parents=True, exist_ok=True)
+        for index, answer in enumerate(answers, start=1):
+            answer["mask"].save(mask_path(options.masks_dir, index, answer["label"]))
+    return answers
+
+
+def format_table(answers: Sequence[dict[str, Any]]) -> str:
+    """One line an expression: its score, the share of the picture that its mask covers, and the expression."""
+    lines = [f"{'score':>6}  {'area':>6}  expression"]
+    for answer in answers:
+        area = answer["mask"].histogram()[255] / (answer["mask"].width * answer["mask"].height)
+        nothing = "  (nothing found)" if area == 0 else ""
+        lines.append(f"{answer['score']:6.3f}  {area:6.1%}  {answer['label']}{nothing}")
+    return "\n".join(lines)
+
+
+def mask_path(folder: Path, index: int, expression: str) -> Path:
+    name = re.sub(r"[^\w]+", "-", expression.lower()).strip("-")[:60]
+    return folder / f"{index:02d}-{name}.png"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the picture and the masks, and print the table; exits with 1 and a line of what is wrong."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        answers = find_and_draw(options)
+    except (OSError, ValueError, TypeError) as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    print(format_table(answers))
+    print(f"written: {options.output}")

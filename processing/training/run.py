@@ -1,0 +1,305 @@
+"""Train JMCELN with the Trainer of transformers.
+
+A run is a YAML file of `configs/`; every field can be overridden:
+
+    jmceln train configs/refcoco.yaml --image_folder coco/train2014 --learning_rate 1e-4
+    torchrun --nproc_per_node 8 --no-python jmceln train configs/refcoco.yaml --output_dir runs/refcoco
+
+Killed and started again with the same command, a run goes on from its newest checkpoint. `docs/training.md` explains
+the settings, `docs/scaling.md` many GPUs and machines. TensorBoard shows curves and pictures: `tensorboard --logdir
+runs`.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, set_seed
+
+from modeling_jmceln import JMCELNConfig, JMCELNModel
+
+from .. import JMCELNImageProcessor, JMCELNProcessor
+from ..data.leak_filter import held_out_by_all
+from ..shapes.wording import shapes_vocabulary
+from .arguments import DataArguments, ModelArguments, ReferringTrainingArguments, parse_arguments
+from .augmentation import MaskingAugmentation
+from .collator import ReferringCollator
+from .image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
+from .prediction_pictures import PredictionPictures
+from .referring_trainer import ReferringTrainer, last_complete_checkpoint
+from .trainer_metrics import TrainerMetrics, reduce_logits
+from .training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
+from .word_tokenizer import build_word_tokenizer
+
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Run the training that the arguments describe and return the scores of its end."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    model_arguments, data_arguments, training_arguments = parse_arguments(arguments, description=__doc__)
+    if not data_arguments.train_data:
+        raise ValueError("There is nothing to train on: name datasets with `train_data`, best in a YAML file.")
+    set_up_logging(training_arguments)
+    set_seed(training_arguments.seed)
+
+    with training_arguments.main_process_first(desc="preparing datasets"):
+        train_rows = load_training_rows(data_arguments)
+        eval_rows = load_evaluation_rows(data_arguments)
+    processor = build_processor(model_arguments, train_rows)
+    model = build_model(model_arguments, processor)
+    trainer = build_trainer(model, processor, train_rows, eval_rows, data_arguments, training_arguments)
+
+    checkpoint = find_checkpoint(training_arguments)
+    if checkpoint is not None:
+        logger.info("Going on from %s", checkpoint)
+    if trainer.is_world_process_zero():
+        save_settings(model_arguments, data_arguments, training_arguments)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    scores = {**result.metrics, **final_scores(trainer)}
+    trainer.save_final_model()
+    trainer.save_state()
+    trainer.save_metrics("all", scores, combined=False)
+    if training_arguments.push_to_hub:
+        with trainer.averaged_weights():
+            trainer.push_to_hub()
+    return scores
+
+
+def set_up_logging(arguments: ReferringTrainingArguments) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    if arguments.should_log:
+        logger.setLevel(logging.INFO)
+        transformers.utils.logging.set_verbosity_warning()
+    else:
+        datasets.disable_progress_bars()
+
+
+def load_training_rows(arguments: DataArguments) -> Any:
+    held_out = held_out_by_all(
+        {"name_or_path" if key == "name" else key: value for key, value in specification.items()}
+        for specification in arguments.held_out_data  # pyrefly: ignore[not-iterable] - a list once parsed
+    )
+    rows = join_rows(
+        [
+            load_rows(specification, image_folder=arguments.image_folder, exclude_image_ids=held_out)
+            for specification in arguments.train_data  # pyrefly: ignore[not-iterable] - a list once parsed
+        ]
+    )
+    if arguments.max_train_images is not None:
+        rows = first_rows(rows, arguments.max_train_images)
+    return rows
+
+
+def load_evaluation_rows(arguments: DataArguments) -> dict[str, datasets.Dataset]:
+    evaluated = {}
+    for name, specification in arguments.eval_data.items():
+        rows = load_rows(specification, image_folder=arguments.image_folder)
+        if not isinstance(rows, datasets.Dataset):
+            raise ValueError(
+                f"The evaluation data {name!r} have no end. Leave `streaming` out, or give shapes a `size`."
+            )
+        if arguments.max_eval_images is not None:
+            rows = first_rows(rows, arguments.max_eval_images)
+        evaluated[name] = rows
+    return evaluated
+
+
+def first_rows(rows: Any, count: int) -> Any:
+    if isinstance(rows, datasets.Dataset):
+        return rows.select(range(min(count, len(rows))))
+    raise ValueError("`max_train_images` and `max_eval_images` are for datasets of known length.")
+
+
+def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcessor:
+    if arguments.model_name_or_path is not None:
+        processor = AutoProcessor.from_pretrained(arguments.model_name_or_path, trust_remote_code=True)
+        if arguments.tokenizer is not None:
+            raise ValueError("`model_name_or_path` has a tokenizer of its own, which its weights need.")
+    else:
+        processor = JMCELNProcessor(JMCELNImageProcessor(), build_tokenizer(arguments, train_rows))
+    if arguments.image_size is not None:
+        processor.image_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
+    if arguments.keep_aspect_ratio is not None:
+        processor.image_processor.keep_aspect_ratio = arguments.keep_aspect_ratio
+    if arguments.max_words is not None:
+        processor.tokenizer.model_max_length = arguments.max_words
+    return processor
+
+
+def build_tokenizer(arguments: ModelArguments, train_rows: Any) -> Any:
+    if arguments.tokenizer != "words":
+        return AutoTokenizer.from_pretrained(arguments.tokenizer or arguments.text_model)
+    return build_word_tokenizer(training_words(train_rows))
+
+
+def training_words(rows: Any) -> Iterable[str]:
+    if isinstance(rows, GeneratedShapes):
+        return shapes_vocabulary()
+    if not isinstance(rows, datasets.Dataset):
+        raise ValueError("The words of a stream are not known beforehand; name a `tokenizer`.")
+    return {expression for row in rows.select_columns(["expressions"]) for expression in row["expressions"]}
+
+
+def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.nn.Module:
+    attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
+    if arguments.model_name_or_path is not None:
+        model = AutoModel.from_pretrained(
+            arguments.model_name_or_path, trust_remote_code=True, dtype=torch.float32, **attention
+        )
+        return renew_parts(model, arguments.new_parts, arguments.model_config) if arguments.new_parts else model
+    fields: dict[str, Any] = dict(arguments.model_config)  # pyrefly: ignore[no-matching-overload] - a dict once parsed
+    if arguments.text_model is not None:
+        return JMCELNModel.from_vision_text_pretrained(
+            arguments.vision_model, arguments.text_model, **fields, **attention
+        )
+    text_config = dict(fields.pop("text_config", None) or {"model_type": "bert"})
+    if arguments.tokenizer == "words":
+        text_config["vocab_size"] = len(processor.tokenizer)
+        text_config["pad_token_id"] = processor.tokenizer.pad_token_id
+    if arguments.vision_model is not None:
+        text_encoder = AutoConfig.for_model(**text_config)
+        return JMCELNModel.from_vision_text_pretrained(arguments.vision_model, text_encoder, **fields, **attention)
+    fields["text_config"] = text_config
+    return JMCELNModel._from_config(JMCELNConfig(**fields), **attention)
+
+
+def renew_parts(model: torch.nn.Module, new_parts: Sequence[str], fields: Mapping[str, Any]) -> torch.nn.Module:
+    """
+    A model like `model` but for `fields` of its configuration. Its `new_parts` have random weights, and so have those
+    that `model` does not have, such as further layers.
+    """
+    parts = [name for name, _ in model.named_children()]
+    unknown = set(new_parts) - set(parts)
+    if unknown:
+        raise ValueError(f"`new_parts`: the model has no parts {sorted(unknown)}; it has {parts}.")
+    config = type(model.config).from_dict({**model.config.to_dict(), **fields})
+    renewed = JMCELNModel._from_config(config, attn_implementation=model.config._attn_implementation)
+    prefixes = tuple(f"{part}." for part in new_parts)
+    kept = {name: weight for name, weight in model.state_dict().items() if not name.startswith(prefixes)}
+    shapes = {name: weight.shape for name, weight in renewed.state_dict().items()}
+    unfit = {name.partition(".")[0] for name, weight in kept.items() if shapes.get(name) != weight.shape}
+    if unfit:
+        raise ValueError(f"With {dict(fields)} the weights of {sorted(unfit)} do not fit: add them to `new_parts`.")
+    renewed.load_state_dict(kept, strict=False)
+    return renewed
+
+
+def build_trainer(
+    model: torch.nn.Module,
+    processor: JMCELNProcessor,
+    train_rows: Any,
+    eval_rows: Mapping[str, datasets.Dataset],
+    data: DataArguments,
+    training: ReferringTrainingArguments,
+) -> ReferringTrainer:
+    seed = training.seed if training.data_seed is None else training.data_seed
+    train_dataset, sampler = build_train_dataset(train_rows, data, training, seed)
+    evaluated = {
+        name: EvaluatedImages(
+            rows,
+            count_expressions(rows)[0],
+            data.max_expressions_per_image_eval,
+            multiple_of=training.eval_batch_size * training.world_size,
+        )
+        for name, rows in eval_rows.items()
+    }
+    augmentation = MaskingAugmentation(
+        image_mask_ratio=data.image_mask_ratio,
+        image_patch_size=data.image_patch_size,
+        text_mask_ratio=data.text_mask_ratio,
+        word_dropout=data.word_dropout,
+        probability=data.masking_probability,
+    )
+    trainer = ReferringTrainer(
+        model=model,
+        args=training,
+        train_dataset=train_dataset,
+        eval_dataset=evaluated or None,
+        processing_class=processor,
+        data_collator=ReferringCollator(processor),
+        train_data_collator=ReferringCollator(
+            processor,
+            training=True,
+            max_expressions_per_image=data.max_expressions_per_image,
+            augmentation=augmentation,
+            seed=seed,
+        ),
+        train_sampler=sampler,
+        learning_rate_scales=training.learning_rate_scales,
+        ema_decay=training.ema_decay,
+        preprocess_logits_for_metrics=reduce_logits,
+        compute_metrics=TrainerMetrics(),
+    )
+    if training.num_pictures > 0 and eval_rows:
+        shown = next(iter(eval_rows.values()))
+        pictures = [shown[index] for index in range(min(training.num_pictures, len(shown)))]
+        trainer.add_callback(PredictionPictures(trainer, pictures, processor))
+    return trainer
+
+
+def build_train_dataset(
+    rows: Any, data: DataArguments, training: ReferringTrainingArguments, seed: int
+) -> tuple[Any, Any]:
+    if isinstance(rows, datasets.IterableDataset):
+        stream = StreamedImages(
+            rows, seed=seed, process_index=training.process_index, num_processes=training.world_size
+        )
+        return stream, None
+    if isinstance(rows, GeneratedShapes):
+        return rows, EndlessSampler()
+    expressions, referents = count_expressions(rows)
+    sampler = ImageSampler(
+        expressions,
+        referents,
+        max_expressions_per_image=data.max_expressions_per_image,
+        epoch_unit=data.epoch_unit,
+        seed=seed,
+    )
+    logger.info(
+        "%d images, %d referents, %d expressions; an epoch draws %d images with %.0f expressions",
+        len(expressions),
+        sum(referents),
+        sum(expressions),
+        len(sampler),
+        sampler.expressions_per_epoch,
+    )
+    return DrawnImages(rows), sampler
+
+
+def final_scores(trainer: ReferringTrainer) -> dict[str, float]:
+    """The scores of the model that is saved: those of the last step, where it was scored as it is."""
+    if trainer.eval_dataset is None:
+        return {}
+    scores = {}
+    if not trainer.args.load_best_model_at_end:
+        for entry in trainer.state.log_history:
+            if entry["step"] == trainer.state.global_step:
+                scores.update({name: value for name, value in entry.items() if name.startswith("eval_")})
+    return scores or trainer.evaluate()
+
+
+def find_checkpoint(arguments: ReferringTrainingArguments) -> str | None:
+    wanted = arguments.resume_from_checkpoint
+    if wanted in (None, "never"):
+        return None
+    return last_complete_checkpoint(arguments.output_dir) if wanted == "auto" else wanted
+
+
+def save_settings(model: ModelArguments, data: DataArguments, training: ReferringTrainingArguments) -> None:
+    settings = {
+        "model": vars(model),
+        "data": vars(data),
+        "training": training.to_sanitized_dict(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    folder = Path(training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")

@@ -1,0 +1,50 @@
+"""The command `jmceln` and the files in scripts/ that launchers want."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from processing.cli import COMMANDS, main
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"{name:{max(map(len, COMMANDS))}}  {command.summary}" in printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_its_own_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"jmceln {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"]])
+def test_other_commands_are_refused_with_the_list(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "jmceln" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
+def test_scripts_run_the_commands_of_their_checkout_from_anywhere(command: str, tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / f"{command}.py"
+    done = subprocess.run(
+        [sys.executable, "-P", str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"jmceln {command}" in done.stdout
