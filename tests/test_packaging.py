@@ -31,7 +31,17 @@ RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\S+)\s+import", re.MULTILINE)
 BASE = {"torch", "transformers", "datasets", "accelerate", "evaluate", "safetensors", "PIL", "numpy"}
 # numpy comes with torch's and transformers' own requirements, packaging and huggingface_hub with transformers'.
 OF_BASE = {"packaging", "huggingface_hub", "tokenizers", "filelock", "tqdm"}
-OPTIONAL = ("pycocotools", "matplotlib", "tensorboard", "peft", "onnx", "onnxruntime", "onnxscript", "torchvision")
+OPTIONAL = (
+    "pycocotools",
+    "matplotlib",
+    "tensorboard",
+    "peft",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "torchvision",
+    "cv2",
+)
 
 
 def source_files(package: str) -> list[Path]:
@@ -129,7 +139,7 @@ def test_packages_import_without_the_extras() -> None:
 
 def test_every_import_is_declared() -> None:
     requirements = [Requirement(line) for line in importlib.metadata.requires("jmceln") or []]
-    declared = {requirement.name.lower() for requirement in requirements} | {"pil", "yaml"}
+    declared = {requirement.name.lower() for requirement in requirements} | {"pil", "yaml", "cv2"}
     for package in PACKAGES:
         for path in source_files(package):
             roots = imported_roots(path, module_level=False) - set(sys.stdlib_module_names) - BASE - OF_BASE
