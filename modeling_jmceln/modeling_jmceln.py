@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 # Every file of the package is named here: transformers 4.57 copies into a saved folder what its entry file imports.
@@ -21,6 +21,7 @@ from .losses import expression_losses, landmark_loss
 from .pixel_decoder import JMCELNPixelDecoder
 from .presence import JMCELNPresenceHead
 from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
+from .vision_encoder import JMCELNHiddenStatePyramid, build_vision_encoder, find_pyramid
 
 
 @dataclass
@@ -146,7 +147,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
     def __init__(self, config: JMCELNConfig):
         super().__init__(config)
-        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        self.backbone = build_vision_encoder(config)
         self.text_model = AutoModel.from_config(config.text_config)
         # DistributedDataParallel refuses parameters that never get a gradient: nobody reads the pooler of BERT and its
         # kin, nor the norm behind Swin's last stage.
@@ -216,10 +217,14 @@ class JMCELNModel(JMCELNPreTrainedModel):
         """
         backbone = cls._load_backbone(vision_model)
         text_encoder = cls._load_text_encoder(text_model)
+        backbone_config = backbone.encoder.config if isinstance(backbone, JMCELNHiddenStatePyramid) else backbone.config
+        if isinstance(backbone, JMCELNHiddenStatePyramid):
+            config_kwargs["feature_indices"] = backbone.feature_indices
+            config_kwargs["feature_channels"] = backbone.channels
         if "feature_strides" not in config_kwargs:
             config_kwargs["feature_strides"] = cls._measure_strides(backbone)
         config = JMCELNConfig(
-            backbone_config=backbone.config.to_dict(), text_config=text_encoder.config.to_dict(), **config_kwargs
+            backbone_config=backbone_config.to_dict(), text_config=text_encoder.config.to_dict(), **config_kwargs
         )
         model = cls(config)
         model.backbone.load_state_dict(backbone.state_dict())
@@ -233,6 +238,13 @@ class JMCELNModel(JMCELNPreTrainedModel):
         from_config = hasattr(vision_model, "to_dict")
         config = vision_model if from_config else AutoConfig.from_pretrained(vision_model)
         stage_names = getattr(config, "stage_names", None)
+        if stage_names is None and type(config) in MODEL_MAPPING:
+            if from_config:
+                encoder = AutoModel.from_config(config).eval()
+            else:
+                encoder = AutoModel.from_pretrained(vision_model, dtype=torch.float32).eval()
+            indices, channels, _ = find_pyramid(encoder)
+            return JMCELNHiddenStatePyramid(encoder, indices, channels)
         if stage_names is None:
             raise ValueError(
                 f"`{config.model_type}` has no backbone that returns feature maps. Take one that `AutoBackbone` knows"
