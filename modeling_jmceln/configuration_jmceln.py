@@ -42,6 +42,9 @@ class JMCELNConfig(PretrainedConfig):
             `from_vision_text_pretrained`.
         feature_channels (`list[int]`, *optional*):
             Channels of the maps that `feature_indices` names.
+        num_categories (`int`, *optional*, defaults to 0):
+            Categories of the detector that the vision model was taken from, if its class heads are used: so many
+            channels join the two coarsest maps.
         hidden_size (`int`, *optional*, defaults to 256):
             Width of words, pixels and context tokens from the fusion neck on.
         mask_feature_size (`int`, *optional*, defaults to 128):
@@ -109,6 +112,7 @@ class JMCELNConfig(PretrainedConfig):
     feature_strides: list[int]
     feature_indices: list[int] | None
     feature_channels: list[int] | None
+    num_categories: int
     hidden_size: int
     mask_feature_size: int
     intermediate_size: int
@@ -137,6 +141,7 @@ class JMCELNConfig(PretrainedConfig):
         feature_strides=None,
         feature_indices=None,
         feature_channels=None,
+        num_categories=0,
         hidden_size=256,
         mask_feature_size=128,
         intermediate_size=512,
@@ -175,6 +180,7 @@ class JMCELNConfig(PretrainedConfig):
         self.text_config = _as_config(text_config, {"model_type": "bert"}, "text_config")
         self.feature_indices = None if feature_indices is None else list(feature_indices)
         self.feature_channels = None if feature_channels is None else list(feature_channels)
+        self.num_categories = num_categories
         if (feature_indices is None) != (feature_channels is None):
             raise ValueError("`feature_indices` and `feature_channels` belong together; give both or neither.")
         num_features = len(self.feature_indices or getattr(self.backbone_config, "out_features", None) or [])

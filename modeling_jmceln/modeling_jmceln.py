@@ -3,9 +3,11 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
@@ -21,7 +23,7 @@ from .losses import expression_losses, landmark_loss
 from .pixel_decoder import JMCELNPixelDecoder
 from .presence import JMCELNPresenceHead
 from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
-from .vision_encoder import JMCELNHiddenStatePyramid, build_vision_encoder, find_pyramid
+from .vision_encoder import CATEGORY_HEADS_FILE, JMCELNHiddenStatePyramid, build_vision_encoder, find_pyramid
 
 
 @dataclass
@@ -217,10 +219,14 @@ class JMCELNModel(JMCELNPreTrainedModel):
         """
         backbone = cls._load_backbone(vision_model)
         text_encoder = cls._load_text_encoder(text_model)
-        backbone_config = backbone.encoder.config if isinstance(backbone, JMCELNHiddenStatePyramid) else backbone.config
+        backbone_config = (
+            backbone.encoder.config if isinstance(backbone, JMCELNHiddenStatePyramid) else backbone.config
+        )
         if isinstance(backbone, JMCELNHiddenStatePyramid):
             config_kwargs["feature_indices"] = backbone.feature_indices
-            config_kwargs["feature_channels"] = backbone.channels
+            config_kwargs["num_categories"] = backbone.num_categories
+            # Without those of the categories.
+            config_kwargs["feature_channels"] = backbone.encoder_channels
         if "feature_strides" not in config_kwargs:
             config_kwargs["feature_strides"] = cls._measure_strides(backbone)
         config = JMCELNConfig(
@@ -244,7 +250,13 @@ class JMCELNModel(JMCELNPreTrainedModel):
             else:
                 encoder = AutoModel.from_pretrained(vision_model, dtype=torch.float32).eval()
             indices, channels, _ = find_pyramid(encoder)
-            return JMCELNHiddenStatePyramid(encoder, indices, channels)
+            heads_file = None if from_config else Path(vision_model) / CATEGORY_HEADS_FILE
+            if heads_file is None or not heads_file.is_file():
+                return JMCELNHiddenStatePyramid(encoder, indices, channels)
+            weights = load_file(heads_file)
+            pyramid = JMCELNHiddenStatePyramid(encoder, indices, channels, len(weights["heads.0.bias"]))
+            pyramid.category_heads.load_state_dict(weights)
+            return pyramid.eval()
         if stage_names is None:
             raise ValueError(
                 f"`{config.model_type}` has no backbone that returns feature maps. Take one that `AutoBackbone` knows"

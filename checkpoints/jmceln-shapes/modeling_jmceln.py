@@ -3,11 +3,13 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 # Every file of the package is named here: transformers 4.57 copies into a saved folder what its entry file imports.
@@ -21,6 +23,7 @@ from .losses import expression_losses, landmark_loss
 from .pixel_decoder import JMCELNPixelDecoder
 from .presence import JMCELNPresenceHead
 from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
+from .vision_encoder import CATEGORY_HEADS_FILE, JMCELNHiddenStatePyramid, build_vision_encoder, find_pyramid
 
 
 @dataclass
@@ -146,7 +149,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
     def __init__(self, config: JMCELNConfig):
         super().__init__(config)
-        self.backbone = AutoBackbone.from_config(config.backbone_config)
+        self.backbone = build_vision_encoder(config)
         self.text_model = AutoModel.from_config(config.text_config)
         # DistributedDataParallel refuses parameters that never get a gradient: nobody reads the pooler of BERT and its
         # kin, nor the norm behind Swin's last stage.
@@ -216,10 +219,18 @@ class JMCELNModel(JMCELNPreTrainedModel):
         """
         backbone = cls._load_backbone(vision_model)
         text_encoder = cls._load_text_encoder(text_model)
+        backbone_config = (
+            backbone.encoder.config if isinstance(backbone, JMCELNHiddenStatePyramid) else backbone.config
+        )
+        if isinstance(backbone, JMCELNHiddenStatePyramid):
+            config_kwargs["feature_indices"] = backbone.feature_indices
+            config_kwargs["num_categories"] = backbone.num_categories
+            # Without those of the categories.
+            config_kwargs["feature_channels"] = backbone.encoder_channels
         if "feature_strides" not in config_kwargs:
             config_kwargs["feature_strides"] = cls._measure_strides(backbone)
         config = JMCELNConfig(
-            backbone_config=backbone.config.to_dict(), text_config=text_encoder.config.to_dict(), **config_kwargs
+            backbone_config=backbone_config.to_dict(), text_config=text_encoder.config.to_dict(), **config_kwargs
         )
         model = cls(config)
         model.backbone.load_state_dict(backbone.state_dict())
@@ -233,6 +244,19 @@ class JMCELNModel(JMCELNPreTrainedModel):
         from_config = hasattr(vision_model, "to_dict")
         config = vision_model if from_config else AutoConfig.from_pretrained(vision_model)
         stage_names = getattr(config, "stage_names", None)
+        if stage_names is None and type(config) in MODEL_MAPPING:
+            if from_config:
+                encoder = AutoModel.from_config(config).eval()
+            else:
+                encoder = AutoModel.from_pretrained(vision_model, dtype=torch.float32).eval()
+            indices, channels, _ = find_pyramid(encoder)
+            heads_file = None if from_config else Path(vision_model) / CATEGORY_HEADS_FILE
+            if heads_file is None or not heads_file.is_file():
+                return JMCELNHiddenStatePyramid(encoder, indices, channels)
+            weights = load_file(heads_file)
+            pyramid = JMCELNHiddenStatePyramid(encoder, indices, channels, len(weights["heads.0.bias"]))
+            pyramid.category_heads.load_state_dict(weights)
+            return pyramid.eval()
         if stage_names is None:
             raise ValueError(
                 f"`{config.model_type}` has no backbone that returns feature maps. Take one that `AutoBackbone` knows"

@@ -64,13 +64,14 @@ class JMCELNConvexUpsampler(nn.Module):
         height, width = weights.shape[-2:]
         padding = (0, coarse_width * self.stride - width, 0, coarse_height * self.stride - height)
         weights = nn.functional.pixel_unshuffle(nn.functional.pad(weights, padding), self.stride)
-        weights = weights.reshape(batch_size, 9, self.stride**2, coarse_height, coarse_width)
+        weights = weights.reshape(batch_size, 1, 9, self.stride**2, coarse_height, coarse_width)
         padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
         upsampled = 0
-        for neighbour in range(9):
+        # Unbound, since the gradient of an index is a tensor of zeros as large as all nine weights.
+        for neighbour, weight in enumerate(weights.unbind(2)):
             row, column = divmod(neighbour, 3)
             cells = padded[:, :, row : row + coarse_height, column : column + coarse_width]
             # (batch, expressions, stride * stride, coarse_height, coarse_width)
-            upsampled = upsampled + cells[:, :, None] * weights[:, None, neighbour]
+            upsampled = upsampled + cells[:, :, None] * weight
         upsampled = nn.functional.pixel_shuffle(upsampled, self.stride).squeeze(2)
         return upsampled[..., :height, :width]
