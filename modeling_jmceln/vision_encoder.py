@@ -1,6 +1,7 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 """Vision encoders as a pyramid of feature maps, also those that transformers does not offer as a backbone."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def find_pyramid(encoder: nn.Module, size: int = 256) -> tuple[list[int], list[i
         if feature_map.ndim == 4 and feature_map.shape[-1] == feature_map.shape[-2] < size
     }
     strides = sorted(last_at_stride)[-4:]
-    if len(strides) < 3 or any(2 * fine != coarse for fine, coarse in zip(strides[:-1], strides[1:], strict=True)):
+    if len(strides) < 3 or any(2 * fine != coarse for fine, coarse in pairwise(strides)):
         raise ValueError(
             f"`{encoder.config.model_type}` gives no pyramid: its hidden states lie at the strides"
             f" {sorted(last_at_stride)}, and three or four are needed, each twice the one before."

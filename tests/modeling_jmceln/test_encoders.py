@@ -22,6 +22,9 @@ BACKBONES = {
     "resnet": {"embedding_size": 8, "layer_type": "basic", **WIDTHS},
     "pvt_v2": {"num_attention_heads": [1, 2, 2, 4], **WIDTHS},
 }
+PYRAMIDS = {
+    "mobilenet_v2": {"depth_multiplier": 0.1},
+}
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT_ENCODERS = {
     "bert": {"intermediate_size": 37, **SIZES},
@@ -52,6 +55,14 @@ def check_one_training_step(model: JMCELNModel) -> None:
 def test_backbones(model_type):
     backbone = config_of(model_type, BACKBONES[model_type])
     model = JMCELNModel.from_vision_text_pretrained(backbone, config_of("bert", TEXT_ENCODERS["bert"]), **SMALL)
+    assert model.config.feature_strides == [4, 8, 16, 32]
+    check_one_training_step(model)
+
+
+@pytest.mark.parametrize("model_type", sorted(PYRAMIDS))
+def test_hidden_state_pyramids(model_type):
+    vision = config_of(model_type, PYRAMIDS[model_type])
+    model = JMCELNModel.from_vision_text_pretrained(vision, config_of("bert", TEXT_ENCODERS["bert"]), **SMALL)
     assert model.config.feature_strides == [4, 8, 16, 32]
     check_one_training_step(model)
 
@@ -104,7 +115,6 @@ def test_text_tower_is_taken_out_of_clip(tmp_path):
 @pytest.mark.parametrize(
     ("vision", "text", "message"),
     [
-        ("vit", "bert", "no backbone"),
         ("dinov2", "bert", "single stride"),
         ("swin", "t5", "decoder"),
     ],
