@@ -4,7 +4,7 @@
     python benchmarks/ablation.py --seeds 0 --max_steps 200 --output-dir runs/ablation_look    # a short look
     python benchmarks/ablation.py --report-only --document       # tables, plot and docs/results.md from what there is
 
-Every variant is trained by scripts/train.py from the same weights on the same data in the same order, once a seed. A
+Every variant is trained by `jmceln train` from the same weights on the same data in the same order, once a seed. A
 finished run is kept as JSON and not repeated; a run that was killed goes on from its newest checkpoint. All variants
 run with the first seed, then with the second, so that there is something to compare early, and each run writes the
 report anew. With `--document`, finished runs are kept in docs/ablation.json too, and taken from there on another

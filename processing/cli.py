@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": Command(".evaluation.run", "score a model on a dataset"),
     "predict": Command(".predict", "segment what expressions refer to in an image"),
     "export": Command(".export.run", "export a model to ONNX and torch.export"),
+    "benchmark-data": Command(".data.run", "write data to train and to test on"),
 }
 
 

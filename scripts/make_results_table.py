@@ -1,4 +1,4 @@
-"""Write the results of a model card between its two markers, from the JSON files of scripts/evaluate.py.
+"""Write the results of a model card between its two markers, from the JSON files of jmceln evaluate.
 
     python scripts/make_results_table.py model_card.md outputs/evaluation/MODEL/*/results.json
     python scripts/make_results_table.py --check model_card.md    # fails if out of date; here without results
@@ -28,7 +28,7 @@ COMPARISON_NOTE = (
     "In percent, the others as their sources report them: trained on the training split of the set that is tested, "
     "and not all compared at the same size of the masks (docs/evaluation.md)."
 )
-COMMAND = "python scripts/evaluate.py --model MODEL"
+COMMAND = "jmceln evaluate --model MODEL"
 REFCOCO_COMMAND = f"{COMMAND} --dataset jxu124/refcoco-benchmark --split"
 GREFCOCO_COMMAND = f"{COMMAND} --dataset data/grefcoco --split val --image-folder data/train2014"
 
@@ -154,18 +154,18 @@ def fill(card: str, text: str) -> str:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Reads a file of scripts/evaluate.py, and refuses other JSON."""
+    """Reads a file of jmceln evaluate, and refuses other JSON."""
     results = json.loads(path.read_text(encoding="utf-8"))
     missing = {"model", "data", "settings", "scores", "controls", "image_processor"} - set(results)
     if missing:
-        raise ValueError(f"{path} is no result of scripts/evaluate.py: it lacks {sorted(missing)}.")
+        raise ValueError(f"{path} is no result of jmceln evaluate: it lacks {sorted(missing)}.")
     return results
 
 
 def main(argument_list: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("card", type=Path, help="Markdown file with the two markers")
-    parser.add_argument("results", type=Path, nargs="*", help="results.json files of scripts/evaluate.py")
+    parser.add_argument("results", type=Path, nargs="*", help="results.json files of jmceln evaluate")
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="what other papers report")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the card is out of date")
     arguments = parser.parse_args(argument_list)

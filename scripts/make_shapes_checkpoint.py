@@ -1,6 +1,6 @@
 """Make the model of the synthetic benchmark that ships with the project, with its own model card, from a training run.
 
-    python scripts/evaluate.py --model runs/shapes_hard --dataset shapes --split test --shapes-images 500 \\
+    jmceln evaluate --model runs/shapes_hard --dataset shapes --split test --shapes-images 500 \\
         --shapes-image-size 96 --controls --sheet-cases 4 --output-dir runs/shapes_hard/evaluation
     python scripts/make_shapes_checkpoint.py runs/shapes_hard checkpoints/jmceln-shapes
 
@@ -143,7 +143,7 @@ def card(
         name=name,
         parameters=results["model"]["parameters"] / 1e6,
         size=test["shapes_image_size"],
-        trainings="\n".join(f"python scripts/train.py {path}" for path in trainings),
+        trainings="\n".join(f"jmceln train {path}" for path in trainings),
         images=sum(run["max_steps"] * run["per_device_train_batch_size"] for run in trainings.values()),
         runs="\n".join(f"- `{path}`: {describe(run)}." for path, run in trainings.items()),
         machine=f"{training['train_runtime'] / 60:.0f} minutes on {results['run']['device']}",

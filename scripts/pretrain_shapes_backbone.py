@@ -2,7 +2,7 @@
 
     python scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
 
-The backbone is saved in `output_dir`, which `vision_model` of scripts/train.py takes (configs/shapes.yaml does), with
+The backbone is saved in `output_dir`, which `vision_model` of `jmceln train` takes (configs/shapes.yaml does), with
 `scores.json`: how many of the cells of each feature map are told right on scenes never seen. Killed and started again
 with the same command, a run goes on from its newest checkpoint.
 """

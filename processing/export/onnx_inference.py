@@ -1,4 +1,4 @@
-"""The pipeline on ONNX graphs: what `scripts/export.py` writes, run by onnxruntime without the model's code."""
+"""The pipeline on ONNX graphs: what `jmceln export` writes, run by onnxruntime without the model's code."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ class ONNXReferringModel(nn.Module):
     Two sessions of onnxruntime behind the calls of the model that the pipeline makes.
 
     Args:
-        folder (`str` or `Path`): Written by `scripts/export.py`.
+        folder (`str` or `Path`): Written by `jmceln export`.
         quantized (`bool`): Whether to take the graphs with weights of 8 bits.
         providers (`list[str]`, *optional*): Execution providers of onnxruntime, the processor by default.
 
@@ -41,7 +41,7 @@ class ONNXReferringModel(nn.Module):
         for path in paths:
             if not path.is_file():
                 hint = " and `--int8`" * quantized
-                raise FileNotFoundError(f"There is no {path}: export a model with `scripts/export.py`{hint} first.")
+                raise FileNotFoundError(f"There is no {path}: export a model with `jmceln export`{hint} first.")
         self.config = PretrainedConfig.from_dict(json.loads((Path(folder) / "config.json").read_text("utf-8")))
         providers = ["CPUExecutionProvider"] if providers is None else providers
         self.encoder, self.decoder = (InferenceSession(str(path), providers=providers) for path in paths)

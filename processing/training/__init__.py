@@ -1,1 +1,1 @@
-"""What `scripts/train.py` trains with, for use in other training code as well."""
+"""What `jmceln train` trains with, for use in other training code as well."""

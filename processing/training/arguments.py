@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,16 +216,48 @@ class ReferringTrainingArguments(TrainingArguments):
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, ReferringTrainingArguments)
 
 
+# A link to configs/ in a checkout, and a folder of its own where the package is installed.
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def find_settings_file(name: str | Path) -> Path:
+    """
+    The file `name`, or that of the package's own configurations: `refcoco.yaml` is found wherever one stands.
+
+    Raises:
+        FileNotFoundError: if there is neither, with the nearest name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.name == str(name) and (CONFIGS / name).is_file():
+        return CONFIGS / name
+    names = [path.name for path in sorted(CONFIGS.glob("*.yaml"))]
+    raise FileNotFoundError(
+        f"There is no file {str(name)!r}{nearest_name(path.name, names)} The package brings along {', '.join(names)}."
+    )
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not among `names`: a question that names the nearest, or a stop."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean `{near[0]}`?" if near else "."
+
+
 def load_settings(path: str | Path) -> dict[str, Any]:
     """
     Read the settings of a run from a YAML file, and first those of the file that its key `extends` names.
 
+    Args:
+        path (`str` or `Path`): A file, or the name of one of the package's own, such as `refcoco.yaml`.
+
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if the file does not hold a mapping.
     """
     import yaml
 
-    path = Path(path)
+    path = find_settings_file(path)
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold a mapping of settings, but holds a {type(settings).__name__}.")

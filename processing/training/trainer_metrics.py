@@ -9,7 +9,7 @@ trainer = Trainer(
 )
 ```
 
-These scores are at the resolution of the labels, which suits the choice of a checkpoint; `scripts/evaluate.py` scores
+These scores are at the resolution of the labels, which suits the choice of a checkpoint; `jmceln evaluate` scores
 at the size of the original images, which is what tables compare.
 """
 

@@ -66,11 +66,9 @@ def test_tests_that_were_not_run_say_so_beside_published_numbers(tmp_path):
         for entry in published["refcoco"][score]:
             numbers = " | ".join("-" if value is None else f"{value:.2f}" for value in entry["percent"])
             assert f"| {entry['model']} | {numbers} | {published['sources'][entry['source']]} |" in card
-    command = (
-        "python scripts/evaluate.py --model MODEL --dataset jxu124/refcoco-benchmark --split refcoco_plus_unc_testB"
-    )
+    command = "jmceln evaluate --model MODEL --dataset jxu124/refcoco-benchmark --split refcoco_plus_unc_testB"
     assert command in card
-    assert card.count("scripts/evaluate.py --model MODEL") == 9
+    assert card.count("jmceln evaluate --model MODEL") == 9
 
 
 def test_measured_splits_take_their_cells(tmp_path):

@@ -6,16 +6,16 @@ import json
 
 import pytest
 
+from processing.data import run as benchmark_data
 from processing.evaluation import run as evaluate
 from processing.training import run as train
-from scripts import make_coco_refer
 
 
 @pytest.mark.slow
 def test_photographs_from_annotations_to_scores(coco_mini, tmp_path):
     refer, run, scores = (tmp_path / name for name in ("refer", "run", "scores"))
-    make_coco_refer.main(
-        [str(coco_mini / "instances.json"), str(coco_mini / "images"), str(refer), "--max-images", "6"]
+    benchmark_data.main(
+        ["photos", str(coco_mini / "instances.json"), str(coco_mini / "images"), str(refer), "--max-images", "6"]
     )
     train.main(
         [

@@ -93,7 +93,7 @@ def test_another_size_is_refused(exported: Path) -> None:
 
 
 def test_missing_graphs_are_named(checkpoint: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"scripts/export\.py` and `--int8` first"):
+    with pytest.raises(FileNotFoundError, match=r"jmceln export` and `--int8` first"):
         ONNXReferringModel(checkpoint, quantized=True)
 
 

@@ -6,10 +6,10 @@ from PIL import Image
 
 from processing.data.masks import decode_mask, encode_mask, mask_area, to_rle
 from processing.data.referring_datasets import load_referring_dataset
+from processing.data.run import main
 from processing.photos.expressions import LEVELS
 from processing.photos.refer_writer import REFERENCES_FILE, build_scene, split_of_image, write_coco_refer_folder
 from processing.training.training_data import load_rows
-from scripts.make_coco_refer import main
 
 
 NAMES = {1: "dog", 2: "cup", 3: "person", 4: "zebra"}
@@ -290,6 +290,7 @@ def test_script(photos, capsys):
     (photos / "ids.txt").write_text("5\n", "utf-8")
     main(
         [
+            "photos",
             *map(str, (photos / "instances.json", photos / "photos", photos / "refer")),
             *("--hold-out", str(held_out), "--exclude-image-ids", str(photos / "ids.txt"), "--paste", "2"),
         ]

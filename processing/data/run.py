@@ -1,0 +1,132 @@
+"""Write data to train and to test on: expressions for photographs that have COCO annotations, or synthetic scenes.
+
+    jmceln benchmark-data photos annotations/instances_train2014.json train2014 data/coco_refer \\
+        --hold-out data/refcoco --hold-out data/refcocog
+    jmceln benchmark-data shapes data/shapes_test.parquet --split test --images 500
+
+`jmceln train` and `jmceln evaluate` read both by their path.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..photos.expressions import LEVELS as PHOTO_LEVELS
+from ..photos.refer_writer import write_coco_refer_folder
+from ..shapes.dataset import shapes_dataset
+from ..shapes.expressions import LEVELS as SHAPES_LEVELS
+from .leak_filter import held_out_by_all
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="jmceln benchmark-data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    kinds = parser.add_subparsers(required=True, metavar="{photos,shapes}")
+    _add_photos(kinds)
+    _add_shapes(kinds)
+    return parser.parse_args(arguments)
+
+
+def _add_photos(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = kinds.add_parser(
+        "photos",
+        help="referring expressions written from COCO annotations",
+        description="Write referring expressions from COCO instance annotations, as a REFER folder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(write=write_photos)
+    parser.add_argument("instances", type=Path, help="COCO annotations of instances, with categories")
+    parser.add_argument("images", type=Path, help="folder of the photos")
+    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same files")
+    parser.add_argument("--max-per-level", type=int, default=4, help="most expressions of one level for one photo")
+    parser.add_argument(
+        "--absent-share", type=float, default=0.2, help="largest share of expressions without a target"
+    )
+    parser.add_argument(
+        "--levels", nargs="+", choices=PHOTO_LEVELS, default=list(PHOTO_LEVELS), help="levels to write"
+    )
+    parser.add_argument("--max-images", type=int, default=None, help="use no more than this many photos")
+    parser.add_argument("--validation-share", type=float, default=0.0, help="share of the photos for the split val")
+    parser.add_argument(
+        "--paste",
+        type=int,
+        default=0,
+        metavar="COUNT",
+        help="additional images with objects of other photos pasted in",
+    )
+    parser.add_argument(
+        "--hold-out",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="REFER folder or dataset whose validation and test images to leave out; may be given several times",
+    )
+    parser.add_argument(
+        "--exclude-image-ids", type=Path, default=None, metavar="FILE", help="file of image ids to leave out"
+    )
+    parser.add_argument("--image-files", choices=("link", "copy"), default="link", help="how to bring the photos over")
+
+
+def _add_shapes(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = kinds.add_parser(
+        "shapes",
+        help="scenes of the synthetic benchmark",
+        description="Write images of the synthetic benchmark with expressions and masks, as a Parquet file.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(write=write_shapes)
+    parser.add_argument("output", type=Path, help="Parquet file to write")
+    parser.add_argument("--split", default="test", help="any name; each has images of its own")
+    parser.add_argument("--images", type=int, default=500, help="number of images")
+    parser.add_argument("--image-size", type=int, default=128, help="their side in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="chooses another dataset")
+    parser.add_argument(
+        "--levels", nargs="+", choices=SHAPES_LEVELS, default=list(SHAPES_LEVELS), help="levels to write"
+    )
+
+
+def write_photos(options: argparse.Namespace) -> None:
+    excluded = held_out_by_all(options.hold_out)
+    if options.exclude_image_ids is not None:
+        excluded |= set(options.exclude_image_ids.read_text("utf-8").split())
+    counts = write_coco_refer_folder(
+        options.instances,
+        options.images,
+        options.output,
+        seed=options.seed,
+        max_per_level=options.max_per_level,
+        absent_share=options.absent_share,
+        levels=options.levels,
+        exclude_image_ids=excluded,
+        validation_share=options.validation_share,
+        max_images=options.max_images,
+        pasted_images=options.paste,
+        images=options.image_files,
+    )
+    print(f"{options.output}: {len(excluded)} images held out")
+    for name, count in counts.items():
+        print(f"{count:8d} {name.replace('_', ' ')}")
+
+
+def write_shapes(options: argparse.Namespace) -> None:
+    rows = shapes_dataset(
+        options.split, options.images, options.seed, image_size=options.image_size, levels=options.levels
+    )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(options.output)
+    print(f"{options.output}: {len(rows)} images, {sum(map(len, rows['expressions']))} expressions")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the data that the arguments describe."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    options = parse_arguments(arguments)
+    options.write(options)
