@@ -33,7 +33,7 @@ ablation: $(INSTALLED) runs/shapes_trunk/model.safetensors ## Measures what LCE 
 	$(PYTHON) benchmarks/ablation.py $(or $(ARGS),--document)
 
 runs/shapes_trunk/model.safetensors: | $(INSTALLED)
-	$(PYTHON) scripts/train.py configs/shapes_trunk.yaml
+	$(VENV)/bin/jmceln train configs/shapes_trunk.yaml
 
 # One thread a process: the two processes of the tests share a small machine's cores.
 test: export OMP_NUM_THREADS = 1

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
 
 from tests.compat import REPOSITORY, run_pip
 
@@ -160,30 +164,88 @@ def test_environment_is_the_pinned_one() -> None:
     assert not differing
 
 
-@pytest.mark.slow
-def test_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Built from a copy: setuptools leaves a `build` folder where it works, and takes into the wheel what is in there.
-    sources = tmp_path / "sources"
+    folder = tmp_path_factory.mktemp("wheel")
+    sources = folder / "sources"
     for package in PACKAGES:
         shutil.copytree(REPOSITORY / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, sources)
-    run_pip("wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(sources))
-    wheel = next(tmp_path.glob("jmceln-*.whl"))
+    run_pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(sources))
+    return next(folder.glob("jmceln-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and what it depends on, the latter shared with the environment of the tests."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder)
+    purelib = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    run_pip(
+        "--python",
+        str(folder / "bin" / "python"),
+        "install",
+        "--ignore-installed",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    )
+    # The folder's own .pth files, such as that of an editable install, are not read through this one.
+    (purelib / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return folder / "bin"
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     files = set(zipfile.ZipFile(wheel).namelist())
     roots = {name.split("/")[0] for name in files}
     assert roots == {*PACKAGES, next(root for root in roots if root.endswith(".dist-info"))}
     expected = {path.relative_to(REPOSITORY).as_posix() for package in PACKAGES for path in source_files(package)}
     assert expected <= files
+    configs = {f"processing/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "configs").rglob("*.yaml")}
+    assert len(configs) > 10
+    assert configs <= files
 
-    unpacked = tmp_path / "unpacked"
-    zipfile.ZipFile(wheel).extractall(unpacked)
-    script = (
-        f"import sys; sys.path += [{str(unpacked)!r}, {sysconfig.get_path('purelib')!r}];"
-        " import modeling_jmceln, processing; print(modeling_jmceln.__file__)"
+
+@pytest.mark.slow
+def test_commands_of_the_wheel_work_away_from_the_repository(installed: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def run(*command: str) -> str:
+        completed = subprocess.run(
+            [installed / command[0], *command[1:]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert completed.returncode == 0, completed.stderr[-3000:]
+        return completed.stdout
+
+    where = run("python", "-c", "import modeling_jmceln, processing; print(modeling_jmceln.__file__)")
+    assert Path(where).is_relative_to(installed.parent)
+    assert "--learning_rate" in run("jmceln", "train", "--help")
+    run(
+        *("jmceln", "train", "demo.yaml", "--output_dir", "model", "--max_steps", "2", "--report_to", "none"),
+        *("--train_data.0.size", "8", "--train_data.1.size", "8", "--eval_data.shapes.size", "2"),
+        *("--per_device_train_batch_size", "2", "--eval_strategy", "steps", "--eval_steps", "2"),
     )
-    completed = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert completed.returncode == 0, completed.stderr
-    assert completed.stdout.startswith(str(unpacked))
+    state = json.loads((tmp_path / "model" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["global_step"] == 2
+    assert any("eval_shapes_mIoU" in entry for entry in state["log_history"])
+    shapes = ("--dataset", "shapes", "--split", "test", "--shapes-images", "2", "--shapes-image-size", "96")
+    run("jmceln", "evaluate", "--model", "model", *shapes, "--output-dir", "scores", "--no-progress")
+    scores = json.loads((tmp_path / "scores" / "results.json").read_text(encoding="utf-8"))["scores"]
+    assert scores["expressions"] > 2
+    run("jmceln", "benchmark-data", "shapes", "rows.parquet", "--images", "1")
+    assert (tmp_path / "rows.parquet").is_file()
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "image.png")
+    table = run("jmceln", "predict", "--model", "model", "--image", "image.png", "--text", "the red square")
+    assert "the red square" in table
+    assert (tmp_path / "overlay.png").is_file()
+    # An export takes a minute; tests/processing/export has it.
+    assert "--int8" in run("jmceln", "export", "--help")
