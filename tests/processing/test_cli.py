@@ -40,11 +40,10 @@ def test_other_commands_are_refused_with_the_list(arguments: list[str], capsys: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
-def test_scripts_run_the_commands_of_their_checkout_from_anywhere(command: str, tmp_path: Path) -> None:
-    script = REPOSITORY / "scripts" / f"{command}.py"
+def test_a_script_runs_the_command_of_its_checkout_from_anywhere(tmp_path: Path) -> None:
+    script = REPOSITORY / "scripts" / "train.py"
     done = subprocess.run(
         [sys.executable, "-P", str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert f"jmceln {command}" in done.stdout
+    assert "jmceln train" in done.stdout
