@@ -16,15 +16,17 @@
 
 import itertools
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from numbers import Integral
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
 from PIL import Image
 
+from ..evaluation.referring_segmentation_metric.run_lengths import check_compressed
 from .masks import RunLengthMask, open_image_cell
 
 
@@ -32,10 +34,15 @@ logger = logging.getLogger(__name__)
 
 CANONICAL_COLUMNS = ("image", "image_id", "dataset", "split", "expressions", "masks", "mask_index", "ref_ids")
 
+# What data of a wrong form raises when it is read. Other errors are not the data's fault.
+DATA_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 # Orientations of EXIF that `datasets` undoes by turning the image on its side.
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
 _NAMED_BAD_ROWS = 20
+# The last bytes of a whole file, and how far from the end they may stand.
+_END_OF_FILE = {"JPEG": (b"\xff\xd9", 64), "PNG": (b"IEND", 12)}
 
 
 def canonical_features(with_levels: bool = False, with_landmarks: bool = False) -> datasets.Features:
@@ -72,11 +79,18 @@ class Referent:
 
 @dataclass(frozen=True)
 class ParsedRow:
-    """What an adapter reads in one row of its source: some or all referents of one image, and what was wrong."""
+    """
+    What an adapter reads in one row of its source: some or all referents of one image, and what was wrong.
+
+    `photo` tells photos apart that have the same `image_id`; rows of one image have the same. `file_name` is that of the
+    image, where there is a folder of images.
+    """
 
     image_id: str
     referents: list[Referent]
     problems: list[str] = field(default_factory=list)
+    photo: str = ""
+    file_name: str = ""
 
 
 class BadRowError(ValueError):
@@ -103,14 +117,15 @@ class BadRows:
         if self.policy not in ("skip", "raise"):
             raise ValueError(f"`on_bad_row` must be 'skip' or 'raise', got {self.policy!r}")
 
-    def report(self, index: int | str, reason: str) -> None:
-        """Raise a [`BadRowError`] or log it, as the policy says."""
-        message = f"{self.dataset}, row {index}: {reason}"
+    def report(self, place: int | str, reason: str) -> None:
+        """Raise a [`BadRowError`] or log it, as the policy says; a number as `place` is that of a row."""
+        place = f"row {place}" if isinstance(place, int) else place
+        message = f"{self.dataset}, {place}: {reason}"
         if self.policy == "raise":
             raise BadRowError(message)
-        if (str(index), reason) in self.places:
+        if (place, reason) in self.places:
             return
-        self.places.add((str(index), reason))
+        self.places.add((place, reason))
         if len(self.places) <= _NAMED_BAD_ROWS:
             logger.warning("Bad row skipped: %s", message)
         elif len(self.places) == _NAMED_BAD_ROWS + 1:
@@ -128,10 +143,16 @@ def collect_referents(items: Iterable[Any], build: Callable[[Any], Referent]) ->
     for position, item in enumerate(items):
         try:
             referents.append(build(item))
-        except (KeyError, TypeError, ValueError) as error:  # noqa: PERF203 - one bad referent spares the rest
-            reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
-            problems.append(f"referent {position}: {reason}")
+        except DATA_ERRORS as error:  # noqa: PERF203 - one bad referent spares the rest
+            problems.append(f"referent {position}: {reason_of(error)}")
     return referents, problems
+
+
+def reason_of(error: BaseException) -> str:
+    """What was wrong with the data that raised an error, in words."""
+    if isinstance(error, KeyError):
+        return f"missing {error}"
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def clean_expressions(expressions: Iterable[str | None]) -> list[str]:
@@ -141,7 +162,13 @@ def clean_expressions(expressions: Iterable[str | None]) -> list[str]:
     Raises:
         ValueError: if none is left.
     """
-    cleaned = [text for text in (" ".join((expression or "").split()) for expression in expressions) if text]
+    if isinstance(expressions, str):
+        raise ValueError(f"a list of expressions is needed, got the string {expressions!r}")
+    texts = ["" if expression is None else expression for expression in expressions]
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"an expression must be text, got {text!r}")
+    cleaned = [text for text in (" ".join(text.split()) for text in texts) if text]
     if not cleaned:
         raise ValueError("no expression")
     return cleaned
@@ -180,21 +207,75 @@ def annotation_columns(
     return row
 
 
-def group_by_image(rows: Iterable[tuple[int, ParsedRow]]) -> "OrderedDict[str, tuple[int, list[Referent]]]":
-    """Group rows by image, in order of first appearance: image id -> (index of its first row, all its referents)."""
-    images: OrderedDict[str, tuple[int, list[Referent]]] = OrderedDict()
+def group_by_image(rows: Iterable[tuple[int, ParsedRow]]) -> list[tuple[int, str, list[Referent]]]:
+    """
+    Group rows by image, in order of first appearance: (index of the first row, image id, all referents).
+
+    Different photos with the same id stay apart, and a warning names them.
+    """
+    images: dict[tuple[str, str], tuple[int, list[Referent]]] = {}
     for index, row in rows:
         if row.referents:
-            images.setdefault(row.image_id, (index, []))[1].extend(row.referents)
-    return images
+            images.setdefault((row.image_id, row.photo), (index, []))[1].extend(row.referents)
+    grouped = [(index, image_id, referents) for (image_id, _), (index, referents) in images.items()]
+    counts = Counter(image_id for _, image_id, _ in grouped)
+    shared = [image_id for image_id, count in counts.items() if count > 1]
+    if shared:
+        logger.warning("%d image ids stand for several photos, which are kept apart: %s", len(shared), shared[:5])
+    return grouped
 
 
 def group_consecutive(rows: Iterable[tuple[Any, ParsedRow]]) -> Iterator[tuple[Any, str, list[Referent]]]:
     """Group consecutive rows of the same image, as a stream: (image of the first row, image id, referents)."""
     usable = (item for item in rows if item[1].referents)
-    for image_id, group in itertools.groupby(usable, key=lambda item: item[1].image_id):
+    for (image_id, _), group in itertools.groupby(usable, key=lambda item: (item[1].image_id, item[1].photo)):
         members = list(group)
         yield members[0][0], image_id, [referent for _, row in members for referent in row.referents]
+
+
+def common_size(masks: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """
+    `(height, width)` of the masks of one image.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    sizes = {tuple(mask["size"]) for mask in masks}
+    if len(sizes) > 1:
+        raise ValueError(f"masks of different sizes (height, width) in one image: {sorted(sizes)}")
+    return next(iter(sizes))
+
+
+def check_canonical_row(row: Mapping[str, Any]) -> None:
+    """
+    Check the columns of a canonical row but its image.
+
+    Raises:
+        ValueError: if a value is of another kind than its column's, columns do not fit each other, or a mask is
+            damaged.
+    """
+    for column in ("image_id", "dataset", "split"):
+        if not isinstance(row[column], str):
+            raise ValueError(f"`{column}` must be text, got {row[column]!r}")
+    per_expression = [column for column in ("mask_index", "levels", "landmarks") if row.get(column) is not None]
+    for column in ("expressions", "masks", "ref_ids", *per_expression):
+        if not isinstance(row[column], Sequence) or isinstance(row[column], str | bytes):
+            raise ValueError(f"`{column}` must be a list, got {row[column]!r}")
+    expressions, masks = row["expressions"], row["masks"]
+    if len(clean_expressions(expressions)) != len(expressions):
+        raise ValueError("an expression without text")
+    for column in per_expression:
+        if len(row[column]) != len(expressions):
+            raise ValueError(f"{len(expressions)} expressions but {len(row[column])} entries in `{column}`")
+    if len(row["ref_ids"]) != len(masks):
+        raise ValueError(f"{len(masks)} masks but {len(row['ref_ids'])} entries in `ref_ids`")
+    for index in row["mask_index"]:
+        if not isinstance(index, Integral) or not 0 <= index < len(masks):
+            raise ValueError(f"`mask_index` points to the mask {index!r} of {len(masks)}")
+    landmarks = row.get("landmarks") or []
+    for mask in (*masks, *landmarks):
+        check_compressed(mask)
+    common_size([*masks, *landmarks])
 
 
 def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
@@ -213,9 +294,57 @@ def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
             width, height = image.size
             if image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSING_ORIENTATIONS:
                 width, height = height, width
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"image cannot be opened: {error}") from error
     return height, width
+
+
+def check_image(cell: Mapping[str, Any], masks: Iterable[Mapping[str, Any]]) -> None:
+    """
+    Check, without decoding it, that an image is whole and of the size of its masks.
+
+    Only a file whose end looks wrong is decoded.
+
+    Args:
+        cell (`Mapping`): The undecoded image cell.
+        masks (`Iterable[Mapping]`): Run lengths of the image.
+
+    Raises:
+        ValueError: if the sizes differ, or the image is missing, damaged or cut off.
+    """
+    size = image_size_from_header(cell)
+    wrong = {tuple(mask["size"]) for mask in masks} - {size}
+    if wrong:
+        raise ValueError(f"masks of (height, width) = {sorted(wrong)} for an image of {size}")
+    try:
+        with open_image_cell(cell) as file, Image.open(file) as image:
+            marker, distance = _END_OF_FILE.get(image.format or "", (b"", 0))
+            length = file.seek(0, 2)
+            file.seek(max(0, length - distance))
+            is_whole = marker in file.read()
+            if not is_whole:
+                file.seek(0)
+                image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image cannot be decoded: {error}") from error
+
+
+def excluded_images(image_ids: Collection[str | int]) -> frozenset[str]:
+    """
+    Ids of images to leave out, also as [`photo_id`] writes them: `000000000009` and `9` are the same photo.
+
+    Raises:
+        TypeError: for one string, which would be taken for a collection of characters.
+    """
+    if isinstance(image_ids, str | bytes):
+        raise TypeError(f"`exclude_image_ids` must be a collection of ids, got the string {image_ids!r}")
+    names = [str(image_id) for image_id in image_ids]
+    return frozenset(names) | frozenset(photo_id(name) for name in names)
+
+
+def is_excluded(image_id: str, excluded: Collection[str]) -> bool:
+    """Whether an image is among those that [`excluded_images`] lists."""
+    return bool(excluded) and (image_id in excluded or photo_id(image_id) in excluded)
 
 
 def coco_image_id(name: str | int) -> str:
@@ -254,9 +383,17 @@ def find_image(folder: Path, file_name: str, image_id: str | None = None) -> Pat
     The same photos are published as `train2014/COCO_train2014_<id>.jpg` and as `train2017/<id>.jpg`; the folder may be
     the one that holds the files or its parent.
 
+    Links in the folder are followed, since whoever owns the folder made them; a file name, which anybody may have
+    written, cannot lead out of it.
+
     Raises:
-        ValueError: if none of the usual names exists there.
+        ValueError: if none of the usual names exists there, or the file name leads out of the folder.
     """
+    if not isinstance(file_name, str):
+        raise ValueError(f"the file name of an image must be text, got {file_name!r}")
+    parts = PurePosixPath(file_name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or Path(file_name).is_absolute() or "\0" in file_name:
+        raise ValueError(f"the file name {file_name!r} leads out of the folder of images")
     names = [file_name]
     # Other images may have the number of a photo of COCO, and are not that photo.
     if image_id is not None and image_id.isdigit() and photo_id(file_name) == photo_id(image_id):

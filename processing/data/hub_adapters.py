@@ -6,13 +6,13 @@ header.
 """
 
 import json
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-from .masks import RunLengthMask, empty_rle, mask_area, to_rle
 from .canonical_rows import (
     Referent,
     clean_expressions,
@@ -21,6 +21,7 @@ from .canonical_rows import (
     image_size_from_header,
     sentence_texts,
 )
+from .masks import RunLengthMask, empty_rle, mask_area, to_rle
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,11 @@ class Adapter(ABC):
     @abstractmethod
     def image_id(self, row: Mapping[str, Any]) -> str | None:
         """Id of the row's image, from its identity columns; `None` where each row is an image of its own."""
+
+    def photo(self, row: Mapping[str, Any]) -> str:
+        """What tells photos with the same id apart; empty where ids can be trusted, as those of COCO."""
+        del row
+        return ""
 
     @abstractmethod
     def referents(self, row: Mapping[str, Any]) -> tuple[list[Referent], list[str]]:
@@ -359,7 +365,8 @@ class GenericAdapter(Adapter):
             masks a list of strings or of lists of strings, one a mask.
         mask_column (`str`): A mask in any form that [`~processing.data.masks.to_rle`] reads, or a list of such masks.
         image_id_column, ref_id_column (`str`, *optional*): Ids. Without an image id each row is an image of its own;
-            without a reference id the row's number serves.
+            without a reference id the row's number serves. Rows whose id is missing, or that show another photo than
+            the first with their id, stay apart.
         several_masks (`bool`, *optional*, defaults to `False`): Whether the mask column holds a list of masks, one a
             referent, rather than the parts of one.
         missing_mask_means_no_target (`bool`, *optional*, defaults to `False`): Whether a missing or empty mask says
@@ -394,7 +401,12 @@ class GenericAdapter(Adapter):
         return () if self.image_id_column is None else (self.image_id_column,)
 
     def image_id(self, row: Mapping[str, Any]) -> str | None:
-        return None if self.image_id_column is None else str(row[self.image_id_column])
+        value = None if self.image_id_column is None else row[self.image_id_column]
+        return None if value is None or value == "" else str(value)
+
+    def photo(self, row: Mapping[str, Any]) -> str:
+        cell = row[self.image_column]
+        return str(cell.get("path")) if cell.get("bytes") is None else f"{zlib.crc32(cell['bytes']):08x}"
 
     def referents(self, row: Mapping[str, Any]) -> tuple[list[Referent], list[str]]:
         height, width = image_size_from_header(row[self.image_column])

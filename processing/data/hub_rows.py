@@ -8,23 +8,26 @@ from typing import Any
 
 import datasets
 
-from .hub_adapters import Adapter
 from .canonical_rows import (
+    DATA_ERRORS,
     BadRows,
     ParsedRow,
     Referent,
     annotation_columns,
     canonical_features,
+    check_image,
+    common_size,
     find_image,
     group_by_image,
     group_consecutive,
-    image_size_from_header,
-    photo_id,
+    is_excluded,
+    reason_of,
 )
+from .hub_adapters import Adapter
 
 
 # Part of the key under which `datasets` caches parsed rows: raised when an adapter reads a row differently.
-_PARSER_VERSION = 2
+_PARSER_VERSION = 3
 _STREAM_BATCH = 16
 
 
@@ -38,7 +41,7 @@ class RowSource:
         dataset, split (`str`): For the columns of these names.
         image_folder (`Path`, *optional*): Where the images are, if they are not in the rows.
         exclude_image_ids (`frozenset[str]`): Images to leave out.
-        check_images (`bool`): Whether to compare the size of each image with its masks'.
+        check_images (`bool`): Whether each image must be whole and of the size of its masks.
     """
 
     adapter: Adapter
@@ -58,33 +61,23 @@ def _parse(row: Mapping[str, Any], place: str, source: RowSource) -> ParsedRow |
     """Read a row; what goes wrong becomes a problem in the result. `None` for an image that is left out."""
     try:
         own_id = source.adapter.image_id(row)
-        # The number of a row is no id of a photo.
-        if own_id and not source.exclude_image_ids.isdisjoint({own_id, photo_id(own_id)}):
+        if own_id and is_excluded(own_id, source.exclude_image_ids):
             return None
-        image_id = own_id or place
+        # The number of a row is no id of a photo, and must not look like one.
+        image_id = own_id or f"row {place}"
         referents, problems = source.adapter.referents(row)
         referents = [
             referent if referent.ref_id else replace(referent, ref_id=f"{place}_{position}")
             for position, referent in enumerate(referents)
         ]
-        return ParsedRow(image_id, referents, problems)
-    except KeyError as error:
-        return ParsedRow("", [], [f"missing {error}"])
-    except (ValueError, TypeError, AttributeError) as error:
-        return ParsedRow("", [], [str(error)])
-
-
-def check_size(referents: Iterable[Referent], cell: Mapping[str, Any]) -> None:
-    """
-    Compare the size of an undecoded image with that of its masks.
-
-    Raises:
-        ValueError: if they differ or the image cannot be opened.
-    """
-    size = image_size_from_header(cell)
-    wrong = {tuple(referent.mask["size"]) for referent in referents} - {size}
-    if wrong:
-        raise ValueError(f"masks of (height, width) = {sorted(wrong)} for an image of {size}")
+        if not referents:
+            return ParsedRow(image_id, [], problems)
+        height, width = common_size([referent.mask for referent in referents])
+        file_name = "" if source.image_folder is None else source.adapter.image_file_name(row)
+        photo = f"{height} x {width} {source.adapter.photo(row)}"
+        return ParsedRow(image_id, referents, problems, photo, file_name)
+    except DATA_ERRORS as error:
+        return ParsedRow("", [], [reason_of(error)])
 
 
 def _image_cell(
@@ -96,12 +89,8 @@ def _image_cell(
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         raise ValueError("no image")
     if source.check_images:
-        check_size(referents, cell)
+        check_image(cell, [referent.mask for referent in referents])
     return {"bytes": cell.get("bytes"), "path": cell.get("path")}
-
-
-def _file_name(row: Mapping[str, Any], source: RowSource) -> str:
-    return "" if source.image_folder is None else source.adapter.image_file_name(row)
 
 
 def _parse_batch(
@@ -114,9 +103,8 @@ def _parse_batch(
     ]
     return {
         "image_id": [parsed.image_id for parsed in parsed_rows],
-        "file_name": [
-            _file_name(row, source) if parsed.referents else "" for row, parsed in zip(rows, parsed_rows, strict=True)
-        ],
+        "photo": [parsed.photo for parsed in parsed_rows],
+        "file_name": [parsed.file_name for parsed in parsed_rows],
         "problems": [parsed.problems for parsed in parsed_rows],
         "ref_ids": [[referent.ref_id for referent in parsed.referents] for parsed in parsed_rows],
         "expressions": [[referent.expressions for referent in parsed.referents] for parsed in parsed_rows],
@@ -134,6 +122,7 @@ def _parsed_features() -> datasets.Features:
     return datasets.Features(
         {
             "image_id": text,
+            "photo": text,
             "file_name": text,
             "problems": [text],
             "ref_ids": [text],
@@ -173,15 +162,15 @@ def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_pr
     file_names = None if has_images else list(parsed["file_name"])
     cells = rows.select_columns([image_column]) if has_images and source.check_images else None
     first_rows, annotations = [], []
-    for image_id, (index, referents) in images.items():
+    for index, image_id, referents in images:
         columns = annotation_columns(referents, image_id, source.dataset, source.split)
         try:
             if file_names is not None:
                 columns["image"] = _image_cell(None, file_names[index], image_id, referents, source)
             elif cells is not None:
-                check_size(referents, cells[index][image_column])
-        except ValueError as error:
-            bad_rows.report(index, str(error))
+                check_image(cells[index][image_column], [referent.mask for referent in referents])
+        except DATA_ERRORS as error:
+            bad_rows.report(index, reason_of(error))
             continue
         first_rows.append(index)
         annotations.append(columns)
@@ -209,7 +198,7 @@ def _parsed_rows(parsed: datasets.Dataset, bad_rows: BadRows) -> Iterator[tuple[
         referents = [
             Referent(*values) for values in zip(row["ref_ids"], row["expressions"], row["masks"], strict=True)
         ]
-        yield index, ParsedRow(row["image_id"], referents)
+        yield index, ParsedRow(row["image_id"], referents, photo=row["photo"])
 
 
 def shards_of(rows: "datasets.Dataset | datasets.IterableDataset") -> list[Any]:
@@ -218,6 +207,12 @@ def shards_of(rows: "datasets.Dataset | datasets.IterableDataset") -> list[Any]:
         return [rows]
     count = rows.num_shards
     return [rows.shard(num_shards=count, index=index) for index in range(count)] if count > 1 else [rows]
+
+
+def rows_of_shard(shard: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+    """Rows of a shard, also in a worker of a data loader, where `iter(shard)` would hand it out a second time."""
+    for batch in shard.iter(batch_size=_STREAM_BATCH):
+        yield from _rows_of(batch)
 
 
 def shard_column(shard: "datasets.Dataset | datasets.IterableDataset", column: str) -> Iterator[Any]:
@@ -249,30 +244,30 @@ def stream_rows(
 def _stream_shards(
     shards: Iterable[tuple[int, datasets.IterableDataset, range | None]], source: RowSource, bad_rows: BadRows
 ) -> Iterator[dict[str, Any]]:
-
-    def read() -> Iterator[tuple[dict[str, Any] | None, ParsedRow]]:
-        for number, shard, kept in shards:
-            # Not iter(shard): in a worker of a data loader that would hand out the shard a second time.
-            batches = shard.iter(batch_size=_STREAM_BATCH)
-            for index, row in enumerate(row for batch in batches for row in _rows_of(batch)):
-                if kept is not None and index not in kept:
-                    continue
-                place = f"{number}_{index}" if number else str(index)
-                parsed = _parse(row, place, source)
-                if parsed is None:
-                    continue
-                cell, problems = None, list(parsed.problems)
-                if parsed.referents:
-                    try:
-                        found = row.get(source.adapter.image_column)
-                        cell = _image_cell(found, _file_name(row, source), parsed.image_id, parsed.referents, source)
-                    except ValueError as error:
-                        parsed = ParsedRow(parsed.image_id, [])
-                        problems.append(str(error))
-                for problem in problems:
-                    bad_rows.report(f"{index} of shard {number}" if number else index, problem)
-                yield cell, parsed
-
-    for cell, image_id, referents in group_consecutive(read()):
-        yield {"image": cell, **annotation_columns(referents, image_id, source.dataset, source.split)}
+    for number, shard, kept in shards:
+        # Shard by shard: which shards a worker reads one after the other must not decide over the rows.
+        for cell, image_id, referents in group_consecutive(_read_shard(number, shard, kept, source, bad_rows)):
+            yield {"image": cell, **annotation_columns(referents, image_id, source.dataset, source.split)}
     bad_rows.summarize()
+
+
+def _read_shard(
+    number: int, shard: datasets.IterableDataset, kept: range | None, source: RowSource, bad_rows: BadRows
+) -> Iterator[tuple[dict[str, Any] | None, ParsedRow]]:
+    for index, row in enumerate(rows_of_shard(shard)):
+        if kept is not None and index not in kept:
+            continue
+        parsed = _parse(row, f"{number}_{index}" if number else str(index), source)
+        if parsed is None:
+            continue
+        cell, problems = None, list(parsed.problems)
+        if parsed.referents:
+            try:
+                found = row.get(source.adapter.image_column)
+                cell = _image_cell(found, parsed.file_name, parsed.image_id, parsed.referents, source)
+            except DATA_ERRORS as error:
+                parsed = ParsedRow(parsed.image_id, [])
+                problems.append(reason_of(error))
+        for problem in problems:
+            bad_rows.report(f"row {index} of shard {number}" if number else index, problem)
+        yield cell, parsed

@@ -5,16 +5,20 @@ of one's test split is often in another's training split. Training on a mixture,
 model the images it is later evaluated on, unless every image that is held out anywhere is left out everywhere.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from .canonical_rows import CANONICAL_COLUMNS, DATA_ERRORS, excluded_images, is_excluded
 from .hub_adapters import adapter_by_columns, adapter_by_name, find_hub_dataset
-from .refer_folder import is_refer_folder, load_references, reference_files
-from .canonical_rows import CANONICAL_COLUMNS
+from .refer_folder import is_refer_folder, load_references, reference_files, reference_image_id, reference_split
 from .source_rows import cache_of_local_folder, load_source_rows
+
+
+logger = logging.getLogger(__name__)
 
 
 def is_evaluation_split(split: str) -> bool:
@@ -74,7 +78,8 @@ def held_out_image_ids(
             continue
         kind = adapter_by_name(entry.adapter) if entry is not None else adapter_by_columns(rows.column_names)
         adapter = kind()
-        ids.update(adapter.image_id(row) for row in rows.select_columns(list(adapter.identity_columns)))
+        found = {adapter.image_id(row) for row in rows.select_columns(list(adapter.identity_columns))}
+        ids |= {image_id for image_id in found if image_id is not None}
     return ids
 
 
@@ -102,11 +107,11 @@ def drop_images(rows: datasets.Dataset, image_ids: Collection[str]) -> datasets.
     """
     if not isinstance(rows, datasets.Dataset):
         raise TypeError("a stream is filtered where it is loaded: load_referring_dataset(..., exclude_image_ids=...)")
-    dropped = set(image_ids)
+    dropped = excluded_images(image_ids)
     kept = [
         index
-        for index, image_id in enumerate(rows.select_columns(["image_id"]))
-        if image_id["image_id"] not in dropped
+        for index, row in enumerate(rows.select_columns(["image_id"]))
+        if not is_excluded(row["image_id"], dropped)
     ]
     return rows.select(kept)
 
@@ -116,12 +121,23 @@ def _is_wanted(usual: str, source: str, wanted: set[str] | None) -> bool:
 
 
 def _ids_of_refer_folder(folder: str | Path, split_by: str | None, wanted: set[str] | None) -> set[str]:
+    """A reference whose split cannot be read holds its image out, and one whose image cannot be read is no use."""
     found, ids = set(), set()
     for name in [split_by] if split_by is not None else reference_files(folder):
         for reference in load_references(folder, name)[0]:
-            found.add(reference["split"])
-            if _is_wanted(reference["split"], reference["split"], wanted):
-                ids.add(str(reference["image_id"]))
+            try:
+                image_id = str(reference_image_id(reference))
+            except DATA_ERRORS as error:
+                logger.warning("%s: a reference without an image that can be held out: %s", folder, error)
+                continue
+            try:
+                split = reference_split(reference)
+            except DATA_ERRORS:
+                ids.add(image_id)
+                continue
+            found.add(split)
+            if _is_wanted(split, split, wanted):
+                ids.add(image_id)
     if not ids:
         raise ValueError(f"{folder} has the splits {sorted(found)}, none of them to hold out: name them with `splits`")
     return ids

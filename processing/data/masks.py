@@ -202,12 +202,18 @@ def open_image_cell(cell: Mapping[str, Any]) -> BinaryIO:
     The file of an undecoded image cell of `datasets`, `{"bytes": ..., "path": ...}`.
 
     The paths of streamed rows may lie on the hub or in an archive (`hf://...`, `zip://a.png::photos.zip`).
+
+    Raises:
+        ValueError: for an address on the internet, which data must not make this machine ask for.
     """
     if cell.get("bytes") is not None:
         return io.BytesIO(cell["bytes"])
     path = str(cell["path"])
     if "://" not in path:
         return Path(path).open("rb")
+    root = path.rpartition("::")[2]
+    if "://" in root and not root.startswith(("hf://", "file://")):
+        raise ValueError(f"an image is not read from the address {path!r}: download it, and give its path")
     from datasets.utils.file_utils import xopen  # heavy, and what has no such paths does not need it
 
     return xopen(path, "rb")

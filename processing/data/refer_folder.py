@@ -6,22 +6,37 @@ Such a folder holds `instances.json` (COCO annotations) and one or several files
 (as gRefCOCO, each sentence with a `level`). The photos are those of COCO train2014.
 """
 
+import functools
 import json
 import logging
 import re
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
+
+from ..evaluation.referring_segmentation_metric.run_lengths import check_size
+from .canonical_rows import (
+    DATA_ERRORS,
+    BadRows,
+    Referent,
+    annotation_columns,
+    canonical_features,
+    check_image,
+    collect_referents,
+    find_image,
+    is_excluded,
+    reason_of,
+    sentence_texts,
+)
+from .load_options import LoadOptions
 from .masks import RunLengthMask, empty_rle, mask_area, to_rle, union_rles
-from .canonical_rows import Referent, collect_referents, find_image, sentence_texts
 from .restricted_pickle import load_plain_pickle
 
 
-logger = logging.getLogger(__name__)
-
+_SHARDS = 64
 _REFERENCE_FILE = re.compile(r"^(g?refs)\((?P<split_by>[^)]+)\)\.(p|json)$")
 
 
@@ -41,7 +56,7 @@ def is_refer_folder(folder: str | Path) -> bool:
     return folder.is_dir() and (folder / "instances.json").is_file() and bool(reference_files(folder))
 
 
-def load_references(folder: str | Path, split_by: str | None = None) -> tuple[list[dict[str, Any]], str]:
+def load_references(folder: str | Path, split_by: str | None = None) -> tuple[list[Any], str]:
     """
     Read the references of a folder, without annotations or images.
 
@@ -52,11 +67,11 @@ def load_references(folder: str | Path, split_by: str | None = None) -> tuple[li
             Name in the brackets of the file: `unc`, `umd`, `google`, `coco`. May be left out where there is only one.
 
     Returns:
-        `tuple[list[dict], str]`: the references and the name in the brackets.
+        `tuple[list, str]`: the references, to be read by [`parse_reference`], and the name in the brackets.
 
     Raises:
-        ValueError: if there is no such file, or several and none was named; if the file is not a list of references,
-            or a pickle that is not plain data.
+        ValueError: if there is no such file, or several and none was named; if the file is not a list, cannot be read,
+            or is a pickle that is not plain data.
     """
     files = reference_files(folder)
     if split_by is None:
@@ -66,30 +81,146 @@ def load_references(folder: str | Path, split_by: str | None = None) -> tuple[li
     if split_by not in files:
         raise ValueError(f"{folder} has no references split by {split_by!r}, only {sorted(files)}")
     path = files[split_by]
-    references = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else load_plain_pickle(path)
-    if not isinstance(references, list) or not all(isinstance(reference, dict) for reference in references):
+    references = _read_json(path) if path.suffix == ".json" else load_plain_pickle(path)
+    if not isinstance(references, list):
         raise ValueError(f"{path} is not a list of references")
     return references, split_by
 
 
-def annotation_ids(reference: Mapping[str, Any]) -> list[int]:
-    """Annotations that a reference means, none for no target: an id, or a list of ids with -1 for none."""
-    ids = reference["ann_id"]
-    return [int(identifier) for identifier in (ids if isinstance(ids, list | tuple) else [ids]) if identifier != -1]
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """
+    A reference whose fields are of the right kinds.
+
+    Args:
+        ref_id (`str`): Its id.
+        image_id (`int` or `str`): The image, as `instances.json` writes its id.
+        split (`str`): The split.
+        annotation_ids (`tuple[int, ...]`): The annotations that it means, none for no target.
+        sentences (`tuple[Mapping, ...]`): Its sentences, each with `sent` or `raw` and, where the source grades its
+            sentences, `level` and `landmark_ids`.
+    """
+
+    ref_id: str
+    image_id: int | str
+    split: str
+    annotation_ids: tuple[int, ...]
+    sentences: tuple[Mapping[str, Any], ...]
+
+    @property
+    def landmark_ids(self) -> Iterator[int]:
+        """The annotations that the sentences name beside those that they mean."""
+        for sentence in self.sentences:
+            yield from sentence.get("landmark_ids", ())
+
+
+def reference_image_id(reference: Mapping[str, Any]) -> int | str:
+    """
+    Id of the image that a reference is about.
+
+    Raises:
+        DATA_ERRORS: if it is missing, or neither a number nor text.
+    """
+    image_id = reference["image_id"]
+    if isinstance(image_id, bool) or not isinstance(image_id, int | str):
+        raise ValueError(f"`image_id` must be a number or text, got {image_id!r}")
+    return image_id
+
+
+def reference_split(reference: Mapping[str, Any]) -> str:
+    """
+    Split of a reference.
+
+    Raises:
+        DATA_ERRORS: if it is missing or not text.
+    """
+    split = reference["split"]
+    if not isinstance(split, str):
+        raise ValueError(f"`split` must be text, got {split!r}")
+    return split
+
+
+def parse_reference(reference: Any) -> Reference:
+    """
+    Check a reference as it stands in its file.
+
+    Raises:
+        DATA_ERRORS: if a field is missing or of another kind.
+    """
+    if not isinstance(reference, dict):
+        raise ValueError(f"a reference must be a mapping, got {type(reference).__name__}")
+    ids, sentences = reference["ann_id"], reference["sentences"]
+    if not isinstance(sentences, list | tuple) or not all(isinstance(sentence, dict) for sentence in sentences):
+        raise ValueError(f"`sentences` must be a list of mappings, got {type(sentences).__name__}")
+    return Reference(
+        ref_id=str(reference["ref_id"]),
+        image_id=reference_image_id(reference),
+        split=reference_split(reference),
+        annotation_ids=_annotation_ids("ann_id", ids if isinstance(ids, list | tuple) else [ids]),
+        sentences=tuple(
+            {**sentence, "landmark_ids": _annotation_ids("landmark_ids", sentence["landmark_ids"])}
+            if "landmark_ids" in sentence
+            else sentence
+            for sentence in sentences
+        ),
+    )
+
+
+def _annotation_ids(field: str, ids: Iterable[Any]) -> tuple[int, ...]:
+    """Ids of annotations without the -1 that stands for none."""
+    ids = list(ids)
+    if any(isinstance(identifier, bool) or not isinstance(identifier, int) for identifier in ids):
+        raise ValueError(f"`{field}` must be the numbers of annotations, got {ids!r:.60}")
+    return tuple(identifier for identifier in ids if identifier != -1)
+
+
+class _Entries:
+    """Entries of a list in `instances.json` by their id."""
+
+    def __init__(self, kind: str, entries: Any):
+        self.kind = kind
+        self._by_id: dict[int | str, Mapping[str, Any]] = {}
+        self._ambiguous: set[int | str] = set()
+        for entry in entries if isinstance(entries, list) else ():
+            identifier = entry.get("id") if isinstance(entry, dict) else None
+            if not isinstance(identifier, int | str):
+                continue
+            if self._by_id.setdefault(identifier, entry) != entry:
+                self._ambiguous.add(identifier)
+
+    def keep(self, identifiers: set[int]) -> None:
+        """Forget all others, so that the rest is quick to hand to other processes."""
+        self._by_id = {identifier: self._by_id[identifier] for identifier in identifiers & self._by_id.keys()}
+
+    def __getitem__(self, identifier: int | str) -> Mapping[str, Any]:
+        if identifier in self._ambiguous:
+            raise ValueError(f"{self.kind} {identifier} is in instances.json several times, and not the same")
+        if identifier not in self._by_id:
+            raise ValueError(f"{self.kind} {identifier} is not in instances.json")
+        return self._by_id[identifier]
+
+    def __contains__(self, identifier: int | str) -> bool:
+        return identifier in self._by_id and identifier not in self._ambiguous
 
 
 @dataclass(frozen=True)
 class ReferImage:
     """An image of a REFER folder with its references, masks not yet made."""
 
-    image_id: str
-    info: Mapping[str, Any]
-    references: list[Mapping[str, Any]]
+    image_id: int | str
+    references: list[Reference]
 
 
 class ReferFolder:
     """
-    References of a folder by image; masks are made when asked for.
+    References of a folder by image; masks are made when they are needed.
 
     Args:
         folder (`str` or `Path`):
@@ -102,11 +233,16 @@ class ReferFolder:
             Where the photos are; `images` inside `folder` if left out.
         sentence_field (`str`, *optional*, defaults to `"sent"`):
             `"sent"` (lower case, without punctuation) or `"raw"` (as typed).
-        exclude_image_ids (`Collection[str]`, *optional*):
-            Photos to leave out, with the images that were made of them.
+        excluded (`frozenset[str]`, *optional*):
+            Photos to leave out, with the images that were made of them: see
+            [`~processing.data.canonical_rows.excluded_images`].
+
+    Attributes:
+        images (`list[ReferImage]`): Images of the split in order of their first reference.
+        problems (`list[tuple[str, str]]`): References that cannot be read, each with its place and the reason.
 
     Raises:
-        ValueError: if the split has no reference, naming those that there are.
+        ValueError: if the split has no reference, naming those that there are, or a file cannot be read.
     """
 
     def __init__(
@@ -116,93 +252,158 @@ class ReferFolder:
         split_by: str | None = None,
         image_folder: str | Path | None = None,
         sentence_field: str = "sent",
-        exclude_image_ids: Collection[str] = (),
+        excluded: frozenset[str] = frozenset(),
     ):
         self.folder = Path(folder)
         self.split = split
         self.image_folder = Path(image_folder) if image_folder is not None else self.folder / "images"
         self.sentence_field = sentence_field
         references, self.split_by = load_references(folder, split_by)
-        splits = {reference["split"] for reference in references}
-        if split not in splits:
-            raise ValueError(f"{folder} split by {self.split_by!r} has the splits {sorted(splits)}, not {split!r}")
-        excluded = set(exclude_image_ids)
-        instances = json.loads((self.folder / "instances.json").read_text("utf-8"))
-        image_info = {image["id"]: image for image in instances["images"]}
-        by_image: OrderedDict[int, list[Mapping[str, Any]]] = OrderedDict()
-        for reference in references:
-            # A pasted image shows the photos that it was made of, and its own id is no photo's.
-            info = image_info.get(reference["image_id"], {})
-            photos = {str(photo) for photo in info.get("source_image_ids", [reference["image_id"]])}
-            if reference["split"] == split and excluded.isdisjoint(photos):
-                by_image.setdefault(reference["image_id"], []).append(reference)
-        needed = {
-            identifier
-            for references in by_image.values()
-            for reference in references
-            for identifier in (*annotation_ids(reference), *_landmark_ids(reference))
-        }
-        self._annotations = {
-            annotation["id"]: annotation for annotation in instances["annotations"] if annotation["id"] in needed
-        }
-        self.images = [
-            ReferImage(str(image_id), image_info.get(image_id, {}), references)
-            for image_id, references in by_image.items()
-        ]
-        self.has_levels = any("level" in sentence for sentence in _sentences(references, split))
-        self.has_landmarks = all("landmark_ids" in sentence for sentence in _sentences(references, split))
+        self.problems: list[tuple[str, str]] = []
+        chosen = self._of_split(references)
+        instances = _read_json(self.folder / "instances.json")
+        if not isinstance(instances, dict):
+            raise ValueError(f"{self.folder / 'instances.json'} is not a mapping with `images` and `annotations`")
+        self._infos = _Entries("image", instances.get("images"))
+        self._annotations = _Entries("annotation", instances.get("annotations"))
+        by_image: dict[int | str, list[Reference]] = {}
+        for reference in chosen:
+            if not any(is_excluded(photo, excluded) for photo in self._photos(reference.image_id)):
+                by_image.setdefault(reference.image_id, []).append(reference)
+        self.images = [ReferImage(image_id, own) for image_id, own in by_image.items()]
+        kept = [reference for own in by_image.values() for reference in own]
+        self._annotations.keep({one for own in kept for one in (*own.annotation_ids, *own.landmark_ids)})
+        self.has_levels = any("level" in sentence for reference in chosen for sentence in reference.sentences)
+        self.has_landmarks = all("landmark_ids" in sentence for reference in chosen for sentence in reference.sentences)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def _of_split(self, references: list[Any]) -> list[Reference]:
+        """References of the wanted split; those that cannot be read become problems."""
+        chosen, splits = [], set()
+        for position, raw in enumerate(references):
+            try:
+                split = reference_split(raw)
+                splits.add(split)
+                if split == self.split:
+                    chosen.append(parse_reference(raw))
+            except DATA_ERRORS as error:  # noqa: PERF203 - one bad reference spares the rest
+                self.problems.append((f"reference {position} of the file", reason_of(error)))
+        if self.split not in splits:
+            raise ValueError(
+                f"{self.folder} split by {self.split_by!r} has the splits {sorted(splits)}, not {self.split!r}"
+                + (f"; {len(self.problems)} references cannot be read" if self.problems else "")
+            )
+        return chosen
+
+    def _photos(self, image_id: int | str) -> set[str]:
+        """Ids of the photos that an image shows: a pasted image shows several, and its own id is no photo's."""
+        made_of = self._infos[image_id].get("source_image_ids") if image_id in self._infos else None
+        return {str(photo) for photo in (made_of if isinstance(made_of, list) else [image_id])}
+
     def image_path(self, image: ReferImage) -> Path:
         """Path of the photo. Raises ValueError if it is not there."""
-        file_name = image.info.get("file_name")
-        if file_name is None:
-            raise ValueError(f"image {image.image_id} is not in instances.json")
-        return find_image(self.image_folder, file_name, image.image_id)
+        return find_image(self.image_folder, self._infos[image.image_id]["file_name"], str(image.image_id))
 
     def referents(self, image: ReferImage) -> tuple[list[Referent], list[str]]:
         """Referents of an image, and what could not be read with the reason."""
-        return collect_referents(image.references, lambda reference: self._referent(image, reference))
+        info = self._infos[image.image_id]
+        if "height" not in info or "width" not in info:
+            raise ValueError("it has no size in instances.json")
+        size = check_size([info["height"], info["width"]])
+        return collect_referents(image.references, lambda reference: self._referent(image.image_id, reference, size))
 
-    def _referent(self, image: ReferImage, reference: Mapping[str, Any]) -> Referent:
-        ref_id = reference["ref_id"]
-        if "height" not in image.info or "width" not in image.info:
-            raise ValueError(f"reference {ref_id}: image {image.image_id} has no size in instances.json")
-        size = image.info["height"], image.info["width"]
-        mask = self._union(ref_id, annotation_ids(reference), size)
-        if annotation_ids(reference) and mask_area(mask) == 0:
-            raise ValueError(f"reference {ref_id}: its annotations cover no pixel")
-        sentences = reference["sentences"]
-        expressions = sentence_texts(sentences, self.sentence_field)
-        if (self.has_levels or self.has_landmarks) and len(sentences) != len(expressions):
-            raise ValueError(f"reference {ref_id}: an empty sentence among graded ones")
-        levels = [sentence.get("level", "") for sentence in sentences] if self.has_levels else None
-        landmarks = None
-        if self.has_landmarks:
-            landmarks = [self._union(ref_id, sentence["landmark_ids"], size) for sentence in sentences]
-        return Referent(str(ref_id), expressions, mask, levels, landmarks)
+    def _referent(self, image_id: int | str, reference: Reference, size: tuple[int, int]) -> Referent:
+        try:
+            mask = self._union(image_id, reference.annotation_ids, size)
+            if reference.annotation_ids and mask_area(mask) == 0:
+                raise ValueError("its annotations cover no pixel")
+            sentences = reference.sentences
+            expressions = sentence_texts(sentences, self.sentence_field)
+            if (self.has_levels or self.has_landmarks) and len(sentences) != len(expressions):
+                raise ValueError("an empty sentence among graded ones")
+            levels = [sentence.get("level", "") for sentence in sentences] if self.has_levels else None
+            if not all(isinstance(level, str) for level in levels or ()):
+                raise ValueError(f"the `level` of a sentence must be text, got {levels}")
+            landmarks = None
+            if self.has_landmarks:
+                landmarks = [self._union(image_id, sentence["landmark_ids"], size) for sentence in sentences]
+        except DATA_ERRORS as error:
+            raise ValueError(f"reference {reference.ref_id}: {reason_of(error)}") from error
+        return Referent(reference.ref_id, expressions, mask, levels, landmarks)
 
-    def _union(self, ref_id: Any, identifiers: Iterable[int], size: tuple[int, int]) -> RunLengthMask:
+    def _union(self, image_id: int | str, identifiers: Iterable[int], size: tuple[int, int]) -> RunLengthMask:
         """The mask of several annotations together, empty for none."""
         parts = []
         for identifier in identifiers:
-            if identifier not in self._annotations:
-                raise ValueError(f"reference {ref_id}: annotation {identifier} is not in instances.json")
+            annotation = self._annotations[identifier]
+            if annotation.get("image_id", image_id) != image_id:
+                raise ValueError(f"annotation {identifier} belongs to the image {annotation['image_id']!r:.60}")
             try:
-                parts.append(to_rle(self._annotations[identifier]["segmentation"], *size))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"reference {ref_id}: annotation {identifier}: {error}") from error
+                parts.append(to_rle(annotation["segmentation"], *size))
+            except DATA_ERRORS as error:
+                raise ValueError(f"annotation {identifier}: {reason_of(error)}") from error
         return union_rles(parts) if parts else empty_rle(*size)
 
 
-def _landmark_ids(reference: Mapping[str, Any]) -> Iterator[int]:
-    for sentence in reference["sentences"]:
-        yield from sentence.get("landmark_ids", ())
+def load_refer_folder(
+    path: str | Path,
+    options: LoadOptions,
+    *,
+    split_by: str | None = None,
+    image_folder: str | Path | None = None,
+    sentence_field: str = "sent",
+    **unused: Any,
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """
+    Canonical rows of a REFER folder. Arguments and errors as in
+    [`~processing.data.referring_datasets.load_referring_dataset`].
+    """
+    given = sorted(name for name, value in unused.items() if value is not None)
+    if given:
+        raise ValueError(f"{path} is a REFER folder, which has no use for {given}")
+    if sentence_field not in ("sent", "raw"):
+        raise ValueError(f"`sentence_field` must be 'sent' or 'raw', got {sentence_field!r}")
+    folder = ReferFolder(path, options.split, split_by, image_folder, sentence_field, options.excluded)
+    name = options.dataset_name or f"{folder.folder.resolve().name}_{folder.split_by}"
+    features = canonical_features(folder.has_levels, folder.has_landmarks)
+    bad_rows = options.bad_rows(f"{name} {folder.split}")
+    for place, reason in folder.problems:
+        bad_rows.report(place, reason)
+    arguments = {"folder": folder, "name": name, "bad_rows": bad_rows, "check_images": options.check_images}
+    if options.streaming:
+        count = max(1, min(_SHARDS, len(folder)))
+        return datasets.IterableDataset.from_generator(
+            functools.partial(_rows, num_shards=count, **arguments),
+            features=features,
+            gen_kwargs={"shards": list(range(count))},
+        )
+    rows = list(_rows([0], num_shards=1, **arguments))
+    if not rows:
+        raise ValueError(f"{name} {folder.split}: no row is left")
+    return datasets.Dataset.from_list(rows, features=features)
 
 
-def _sentences(references: list[dict[str, Any]], split: str) -> Iterator[Mapping[str, Any]]:
-    for reference in references:
-        if reference["split"] == split:
-            yield from reference["sentences"]
+def _rows(
+    shards: Iterable[int], folder: ReferFolder, name: str, num_shards: int, bad_rows: BadRows, check_images: bool
+) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        for index in range(shard, len(folder), num_shards):
+            image = folder.images[index]
+            try:
+                cell = {"bytes": None, "path": str(folder.image_path(image))}
+                referents, problems = folder.referents(image)
+                if check_images:
+                    check_image(cell, [referent.mask for referent in referents])
+            except DATA_ERRORS as error:
+                bad_rows.report(index, f"image {image.image_id}: {reason_of(error)}")
+                continue
+            for problem in problems:
+                bad_rows.report(index, f"image {image.image_id}: {problem}")
+            if referents:
+                columns = annotation_columns(
+                    referents, str(image.image_id), name, folder.split, folder.has_levels, folder.has_landmarks
+                )
+                yield {"image": cell, **columns}
+    bad_rows.summarize()

@@ -2,11 +2,14 @@
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+
+from .load_options import same_split
 
 
 _STREAM_SHARDS = 64
@@ -29,8 +32,18 @@ def load_source_rows(
             Passed to `datasets.load_dataset`.
 
     Raises:
-        ValueError: if there is no such split, or a stream is asked for as a map-style dataset.
+        TypeError: if `name_or_path` is of another kind.
+        ValueError: if there is no such split, a stream is asked for as a map-style dataset, or rows that are loaded
+            already come with `load_kwargs`.
     """
+    if not isinstance(name_or_path, str | Path | datasets.Dataset | datasets.IterableDataset):
+        raise TypeError(
+            f"a dataset is a path, an id on the hub or the rows of one split, got {type(name_or_path).__name__}"
+        )
+    is_loaded = not isinstance(name_or_path, str | Path)
+    saved = None if is_loaded else _saved_rows(Path(name_or_path), split)
+    if (is_loaded or saved is not None) and load_kwargs:
+        raise ValueError(f"rows that are loaded or saved already have no use for {sorted(load_kwargs)}")
     if isinstance(name_or_path, datasets.Dataset):
         return _as_stream(name_or_path) if streaming else name_or_path
     if isinstance(name_or_path, datasets.IterableDataset):
@@ -38,8 +51,8 @@ def load_source_rows(
             raise ValueError("rows that are an IterableDataset can only be streamed: pass streaming=True")
         return name_or_path
     path = Path(name_or_path)
-    if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-        rows: Any = datasets.load_from_disk(str(path))
+    if saved is not None:
+        rows: Any = datasets.load_from_disk(str(saved))
         return _as_stream(rows) if streaming else rows
     if path.exists() and not path.is_dir():
         load_kwargs = {"data_files": {split: str(path)}, **load_kwargs}
@@ -57,6 +70,19 @@ def load_source_rows(
         if split != "val":
             raise
         return load(split="validation")
+
+
+def _saved_rows(folder: Path, split: str) -> Path | None:
+    """The folder that `save_to_disk` made of one split, or of all of them; `None` for other folders."""
+    if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
+        return folder
+    if not (folder / "dataset_dict.json").is_file():
+        return None
+    splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
+    found = [name for name in splits if same_split(name, split)]
+    if not found:
+        raise ValueError(f"{folder} has the splits {splits}, not {split!r}")
+    return folder / found[0]
 
 
 def cache_of_local_folder(folder: Path) -> str:

@@ -21,7 +21,7 @@ from processing.data.hub_adapters import (
     lost_parts,
     partition_rows,
 )
-from processing.data.masks import decode_mask, encode_mask
+from processing.data.masks import decode_mask, encode_mask, to_rle
 from processing.data.referring_datasets import load_referring_dataset
 from processing.data.canonical_rows import BadRowError, coco_image_id, find_image, image_size_from_header
 from tests.processing.refer_fixtures import World, rectangle, write_parquet
@@ -250,9 +250,128 @@ def test_check_images_finds_masks_of_another_size(world, tmp_path):
     rows, features = world.refcoco_m_rows(encode_mask)
     rows[1]["image"] = rows[2]["image"]
     folder = write_parquet(tmp_path / "refcoco-m", "validation", rows, features)
-    assert len(load_referring_dataset(folder, "val", on_bad_row="raise")) == 4
+    assert len(load_referring_dataset(folder, "val", on_bad_row="raise", check_images=False)) == 4
     with pytest.raises(BadRowError, match=r"row 1: masks of \(height, width\) = \[\(42, 57\)\] for an image of"):
-        load_referring_dataset(folder, "val", on_bad_row="raise", check_images=True)
+        load_referring_dataset(folder, "val", on_bad_row="raise")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_that_is_cut_off_is_named_and_skipped(world, tmp_path, caplog, kind, streaming):
+    rows, features = world.refcoco_m_rows(encode_mask)
+    for row in rows:
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(row["image"]["bytes"])).save(buffer, kind)
+        row["image"] = {"bytes": buffer.getvalue(), "path": None}
+    # Zeros behind the end, as cameras leave them, are no damage.
+    rows[0]["image"]["bytes"] += bytes(500)
+    rows[2]["image"]["bytes"] = rows[2]["image"]["bytes"][: len(rows[2]["image"]["bytes"]) // 2]
+    folder = write_parquet(tmp_path / "refcoco-m", "validation", rows, features)
+    with caplog.at_level(logging.WARNING):
+        loaded = list(load_referring_dataset(folder, "val", streaming=streaming))
+    assert [row["image_id"] for row in loaded] == [str(rows[index]["image_id"]) for index in (0, 1, 3)]
+    assert "row 2: image cannot be " in caplog.text
+    with pytest.raises(BadRowError, match="row 2: image cannot be "):
+        list(load_referring_dataset(folder, "val", streaming=streaming, on_bad_row="raise"))
+
+
+def own_rows(world, image_ids, images=None):
+    """Rows of a dataset of one's own, an expression each: for each an id, and which image of the world it shows."""
+    images = range(len(image_ids)) if images is None else images
+    rows = [
+        {
+            "image": world.image_cell(world.images[image]["id"]),
+            "id": image_id,
+            "text": f"thing {number}",
+            "mask": [[1.0, 1, 9, 1, 9, 9]],
+        }
+        for number, (image_id, image) in enumerate(zip(image_ids, images, strict=True))
+    ]
+    polygons = [[datasets.Value("float64")]]
+    text = datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "id": text, "text": text, "mask": polygons})
+    return rows, features
+
+
+OWN_COLUMNS = {"image": "image", "expression": "text", "mask": "mask", "image_id": "id"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_photos_without_an_id_or_with_the_id_of_another_stay_apart(world, tmp_path, caplog, streaming):
+    rows, features = own_rows(world, [None, None, "", "a", "a", "a"], [0, 1, 2, 3, 3, 0])
+    folder = write_parquet(tmp_path / "own", "train", rows, features)
+    with caplog.at_level(logging.WARNING):
+        loaded = list(load_referring_dataset(folder, "train", columns=OWN_COLUMNS, streaming=streaming))
+    assert [row["expressions"] for row in loaded] == [
+        ["thing 0"], ["thing 1"], ["thing 2"], ["thing 3", "thing 4"], ["thing 5"],
+    ]  # fmt: skip
+    sizes = [(image["width"], image["height"]) for image in world.images]
+    assert [row["image"].size for row in loaded] == [sizes[index] for index in (0, 1, 2, 3, 0)]
+    assert [row["image_id"] for row in loaded] == ["row 0", "row 1", "row 2", "a", "a"]
+    if not streaming:
+        assert "1 image ids stand for several photos, which are kept apart: ['a']" in caplog.text
+
+
+def test_two_photos_of_one_size_and_one_id_stay_apart(world, tmp_path):
+    rows, features = own_rows(world, ["a", "a", "a"], [0, 0, 0])
+    other = Image.open(io.BytesIO(rows[1]["image"]["bytes"])).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    buffer = io.BytesIO()
+    other.save(buffer, "PNG")
+    rows[1]["image"] = {"bytes": buffer.getvalue(), "path": None}
+    folder = write_parquet(tmp_path / "own", "train", rows, features)
+    loaded = load_referring_dataset(folder, "train", columns=OWN_COLUMNS)
+    assert loaded["expressions"][:] == [["thing 0", "thing 2"], ["thing 1"]]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3])
+def test_the_rows_of_a_stream_do_not_depend_on_the_number_of_workers(world, tmp_path, num_workers):
+    # The second shard begins with the image that the first one ends with.
+    rows, features = own_rows(world, ["a", "a", "a", "b", "b", "c"], [0, 0, 0, 1, 1, 2])
+    folder = write_parquet(tmp_path / "own", "train", rows, features, num_files=3)
+    stream = load_referring_dataset(folder, "train", columns=OWN_COLUMNS, streaming=True)
+    assert stream.num_shards == 3
+    loader = torch.utils.data.DataLoader(
+        stream, batch_size=None, num_workers=num_workers, multiprocessing_context="fork" if num_workers else None
+    )
+    found = sorted(row["expressions"] for row in loader)
+    assert found == [["thing 0", "thing 1"], ["thing 2"], ["thing 3"], ["thing 4"], ["thing 5"]]
+
+
+@pytest.mark.parametrize("excluded", [["000000581858"], ["581858"], [581858], {"COCO_train2014_000000581858.jpg"}])
+def test_an_image_is_excluded_however_its_id_is_written(world, repositories, tmp_path, excluded):
+    folder, options = repositories["refcoco-m"]
+    expected = [str(image["id"]) for image in world.images if image["id"] != 581858]
+    whole = load_referring_dataset(folder, **options)
+    for source in (folder, whole):
+        for streaming in (False, True):
+            kept = load_referring_dataset(source, "val", exclude_image_ids=excluded, streaming=streaming)
+            assert [row["image_id"] for row in kept] == expected
+    refer = world.write_refer_folder()
+    kept = load_referring_dataset(refer, "train", image_folder=world.folder, exclude_image_ids=excluded)
+    assert kept["image_id"][:] == ["581857"]
+
+
+def test_one_id_as_a_string_is_no_collection_of_characters(repositories):
+    folder, options = repositories["refcoco-m"]
+    with pytest.raises(TypeError, match="collection of ids, got the string '581858'"):
+        load_referring_dataset(folder, **options, exclude_image_ids="581858")
+
+
+def test_data_cannot_make_this_machine_ask_for_an_address(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket", lambda *_, **__: pytest.fail("a connection was opened"))
+    for path in ("http://127.0.0.1:9/a.png", "https://localhost/a.png", "zip://a.png::http://localhost/b.zip"):
+        with pytest.raises(ValueError, match="not read from the address"):
+            image_size_from_header({"bytes": None, "path": path})
+        with pytest.raises(ValueError, match="not read from the address"):
+            to_rle({"bytes": None, "path": path}, 4, 5)
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../secret.jpg", "..\\secret.jpg", 7, None])
+def test_a_file_name_does_not_lead_out_of_the_folder_of_images(tmp_path, name):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "secret.jpg").touch()
+    with pytest.raises(ValueError, match="leads out of the folder|must be text"):
+        find_image(tmp_path / "images", name, "1")
 
 
 def test_excluded_images_are_left_out(world, repositories):
@@ -436,7 +555,7 @@ def test_generic_adapter_with_several_masks_a_row_and_no_target(world, tmp_path)
     assert strict[0]["expressions"] == ["the thing 1719310", "the thing 1719311"]
     columns["missing_mask_means_no_target"] = True
     loaded = load_referring_dataset(folder, "train", columns=columns, on_bad_row="raise")
-    assert loaded[1]["image_id"] == "1"
+    assert loaded[1]["image_id"] == "row 1"
     assert loaded[0]["ref_ids"] == ["0_0", "0_1", "0_2"]
     masks = [decode_mask(mask) for mask in loaded[0]["masks"]]
     np.testing.assert_array_equal(masks[1], world.masks[1719311])

@@ -68,6 +68,21 @@ def test_every_reference_file_of_a_folder_counts(world):
         held_out_image_ids(folder, splits=["dev"])
 
 
+def test_a_broken_reference_rather_holds_an_image_out(world):
+    folder = world.write_refer_folder()
+    references = world.references()
+    references[0]["split"] = None
+    del references[-1]["image_id"]
+    references.append(5)
+    (folder / "refs(unc).json").write_text(json.dumps(references), "utf-8")
+    assert held_out_image_ids(folder) == ids(world, 0, 2, 3)
+
+
+def test_rows_without_an_id_hold_nothing_out(world, tmp_path):
+    rows = datasets.Dataset.from_dict({"image_id": ["000000581857", "5"]})
+    assert drop_images(rows, [581857])["image_id"][:] == ["5"]
+
+
 def test_parquet_folders(world, tmp_path):
     rows, features = world.refcoco_m_rows(encode_mask)
     folder = write_parquet(tmp_path / "refcoco-m", "validation", rows[:2], features)

@@ -3,6 +3,7 @@ import logging
 import os
 import pickle
 import pickletools
+import re
 from collections import Counter
 
 import numpy as np
@@ -237,6 +238,128 @@ def test_bad_references_are_named(world, caplog, streaming):
     assert caplog.text.count("Bad row skipped") == 3
     with pytest.raises(BadRowError, match="row 0: image 581857: referent 0"):
         list(load_referring_dataset(folder, "train", on_bad_row="raise", **options))
+
+
+HOSTILE = [
+    None,
+    True,
+    -1,
+    7,
+    2**70,
+    "x",
+    "",
+    [],
+    [None],
+    {},
+    {"sent": 5},
+    [{"sent": 5}],
+    [{"sent": None, "raw": None}],
+    float("nan"),
+    float("inf"),
+]
+
+
+def write_json_folder(world, references, instances):
+    folder = world.folder / "refcoco"
+    folder.mkdir(exist_ok=True)
+    (folder / "instances.json").write_text(json.dumps(instances), "utf-8")
+    (folder / "refs(unc).json").write_text(json.dumps(references), "utf-8")
+    return folder
+
+
+def instances_of(world):
+    return json.loads(json.dumps({"images": world.images, "annotations": world.annotations}))
+
+
+@pytest.mark.parametrize("field", ["ref_id", "split", "ann_id", "image_id", "sentences"])
+def test_a_broken_field_of_one_reference_does_not_lose_the_load(world, field, caplog):
+    whole = loaded_masks(load_referring_dataset(world.write_refer_folder(), "train", image_folder=world.folder))
+    (world.folder / "refcoco" / "refs(unc).p").unlink()
+    lost = {("581857", "the thing 1719310"), ("581857", "thing 1719310 here")}
+    options = {"image_folder": world.folder}
+    for value in ["missing", *HOSTILE]:
+        references = world.references()
+        references[0][field] = value
+        if value == "missing":
+            del references[0][field]
+        folder = write_json_folder(world, references, instances_of(world))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            kept = loaded_masks(load_referring_dataset(folder, "train", **options))
+        assert lost - set(kept) in (set(), lost), value
+        assert {key for key in whole if key not in lost} <= set(kept), value
+        # A string is another split, any scalar may be an id of a reference, and no annotation is no target.
+        may_be_meant = field == "ref_id" or (field, value) in (("split", "x"), ("split", "")) or field == "ann_id"
+        if not may_be_meant or value == "missing":
+            assert "Bad row skipped: refcoco_unc train, " in caplog.text, value
+            with pytest.raises(BadRowError):
+                load_referring_dataset(folder, "train", on_bad_row="raise", **options)
+
+
+@pytest.mark.parametrize("field", ["height", "width", "file_name", "id"])
+def test_a_broken_field_of_one_image_does_not_lose_the_load(world, field, caplog):
+    references = world.references()
+    for value in ["missing", *HOSTILE, -40, 1.5, 10**9, "../../../etc/passwd"]:
+        instances = instances_of(world)
+        instances["images"][0][field] = value
+        if value == "missing":
+            del instances["images"][0][field]
+        folder = write_json_folder(world, references, instances)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            kept = load_referring_dataset(folder, "train", image_folder=world.folder)
+        assert "581858" in kept["image_id"][:], value
+        # The photo of an id is found also under the usual names of COCO, whatever `file_name` says.
+        if "581857" not in kept["image_id"][:]:
+            assert "row 0: image 581857: " in caplog.text, value
+            with pytest.raises(BadRowError, match="image 581857"):
+                load_referring_dataset(folder, "train", image_folder=world.folder, on_bad_row="raise")
+
+
+def test_ids_that_stand_twice_are_ambiguous(world, caplog):
+    folder = world.write_refer_folder()
+    instances = instances_of(world)
+    instances["annotations"].append({**instances["annotations"][0], "segmentation": [[0, 0, 9, 0, 9, 9]]})
+    instances["annotations"].append(instances["annotations"][1])  # the same once more is no contradiction
+    instances["images"].append({**instances["images"][1], "height": 40})
+    (folder / "instances.json").write_text(json.dumps(instances), "utf-8")
+    with caplog.at_level(logging.WARNING):
+        (row,) = load_referring_dataset(folder, "train", image_folder=world.folder)
+    assert row["ref_ids"] == ["1"]
+    assert "annotation 1719310 is in instances.json several times" in caplog.text
+    assert "image 581858 is in instances.json several times" in caplog.text
+
+
+def test_an_annotation_of_another_image_is_refused(world, caplog):
+    folder = world.write_refer_folder()
+    references = world.references()
+    references[0]["ann_id"] = next(one["id"] for one in world.annotations if one["image_id"] == 581859)
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(references))
+    with caplog.at_level(logging.WARNING):
+        rows = load_referring_dataset(folder, "train", image_folder=world.folder)
+    assert rows[0]["ref_ids"] == ["1"]
+    assert "reference 0: annotation 1719315 belongs to the image 581859" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["instances.json", "refs(unc).json"])
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "", "5", '"text"', "null", "[[[]]]", "\x00"])
+def test_broken_files_are_named(world, name, content):
+    folder = write_json_folder(world, world.references(), instances_of(world))
+    (folder / name).write_text(content, "utf-8")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is not|has the splits \[\], not 'train'"):
+        load_referring_dataset(folder, "train", image_folder=world.folder)
+
+
+def test_a_photo_that_is_cut_off_is_named_and_skipped(world, caplog):
+    folder = world.write_refer_folder()
+    path = world.folder / "train2014" / world.images[0]["file_name"]
+    path.write_bytes(path.read_bytes()[:-200])
+    for streaming in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            rows = load_referring_dataset(folder, "train", image_folder=world.folder, streaming=streaming)
+            assert [row["image_id"] for row in rows] == ["581858"]
+        assert "row 0: image 581857: image cannot be decoded" in caplog.text
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
