@@ -50,7 +50,7 @@ def rows_file(tmp_path_factory):
 def arguments(model_folder, rows_file):
     def make(output, *more):
         return [
-            *("--model", str(model_folder), "--dataset", str(rows_file), "--split", "train", "--device", "cpu"),
+            *("--model", str(model_folder), "--dataset", str(rows_file), "--split", "test", "--device", "cpu"),
             *("--limit", str(IMAGES), "--presence-threshold", "0", "--output-dir", str(output), "--no-progress"),
             *more,
         ]
