@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load as load_safetensors
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel, MobileNetV2Config, MobileNetV2Model
@@ -80,6 +81,13 @@ COMPARED_SIZES = ((300, 300), (320, 480))
 
 COMPARED_LAYERS = {2: 1, 5: 4, 12: 11, 15: 14}
 """Block of the original to the entry of `hidden_states` that must equal it: one of each stride, 4, 8, 16 and 32."""
+
+NUM_DETECTOR_CLASSES = 91
+"""Classes of the detector: the background, and COCO's category ids up to 90, ten of which are not used."""
+
+COCO_CATEGORY_IDS = [
+    number for number in range(1, NUM_DETECTOR_CLASSES) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+]
 
 COMPARED_EXPRESSIONS = (
     "the left woman in a red coat",
@@ -207,7 +215,9 @@ def write_detector_encoder(files: Mapping[str, bytes], folder: Path, photo: Imag
     # The network was trained by TensorFlow: its padding is uneven, its normalisation adds 0.001 to the variance.
     config = MobileNetV2Config(image_size=300, tf_padding=True, layer_norm_eps=1e-3, finegrained_output=True)
     mean = deviation = (0.5, 0.5, 0.5)
-    _save_vision_encoder(config, _layers_of_graph(_read_graph(*graph)), mean, deviation, folder)
+    network = _read_graph(*graph)
+    _save_vision_encoder(config, _layers_of_graph(network), mean, deviation, folder)
+    save_file(_category_heads(network), folder / "category_heads.safetensors")
     (folder / "README.md").write_text(DETECTOR_README, encoding="utf-8")
 
     block = "FeatureExtractor/MobilenetV2/expanded_conv_{}/add"
@@ -323,6 +333,26 @@ def _layers_of_graph(network: Any) -> list[ConvolutionLayer]:
         ConvolutionLayer(weight, *(statistic.flatten() for statistic in statistics))
         for (weight,), statistics in zip(blobs["Convolution"], blobs["BatchNorm"], strict=True)
     ]
+
+
+def _category_heads(network: Any) -> dict[str, torch.Tensor]:
+    """
+    The class predictors of the detector for the maps at the strides 16 and 32, averaged over their anchor boxes.
+
+    Returns:
+        Weights and biases as `JMCELNCategoryHeads` names them: `(80, channels, 3, 3)` and `(80,)`, the categories in
+        the order of COCO.
+    """
+    heads = {}
+    for index in range(2):
+        layer = network.getLayer(network.getLayerId(f"BoxPredictor_{index}/ClassPredictor/Conv2D"))
+        weight, bias = (torch.tensor(np.array(blob)) for blob in layer.blobs)
+        # One row per anchor box and category, with the background as category 0.
+        weight = weight.unflatten(0, (-1, NUM_DETECTOR_CLASSES)).mean(0)
+        bias = bias.flatten().unflatten(0, (-1, NUM_DETECTOR_CLASSES)).mean(0)
+        heads[f"heads.{index}.weight"] = weight[COCO_CATEGORY_IDS].contiguous()
+        heads[f"heads.{index}.bias"] = bias[COCO_CATEGORY_IDS].contiguous()
+    return heads
 
 
 def _layers_of_state(weights: Mapping[str, torch.Tensor]) -> list[ConvolutionLayer]:
@@ -530,8 +560,9 @@ tags:
 # MobileNetV2 of a detector for COCO
 
 - **Source**: `ssd_mobilenet_v2_coco_2018_03_29` of the TensorFlow detection model zoo, as the package
-  `{DETECTOR.name}` {DETECTOR.version} of the Python package index carries it. Only the MobileNetV2 is here, without
-  the heads and layers of the detector.
+  `{DETECTOR.name}` {DETECTOR.version} of the Python package index carries it. The MobileNetV2 is here,
+  without the layers that the detector adds; and, in `category_heads.safetensors`, its class predictors for the maps at
+  strides 16 and 32, averaged over their anchor boxes (80 categories in the order of COCO). JMCELN takes both.
 - **Licence**: Apache-2.0, that of the model zoo. The package itself declares none.
 - **Changes**: the weights are those of the source, in the layout of transformers; `processing/photos/encoders.py` of
   JMCELN made the folder and compared it with the source.

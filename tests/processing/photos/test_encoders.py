@@ -18,6 +18,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel, MobileNetV2Config, MobileNetV2Model
 
+from modeling_jmceln import JMCELNModel
 from processing.photos import encoders, weight_packages
 from processing.photos.encoders import (
     CLASSIFIER,
@@ -289,5 +290,9 @@ def test_real_encoders_do_as_the_originals(
     assert license_name in readme
     assert ("**Leak.**" in readme) == (vision == "coco")
 
+    if vision == "coco":
+        heads = JMCELNModel.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text").backbone.category_heads
+        assert [tuple(head.weight.shape) for head in heads.heads] == [(80, 576, 3, 3), (80, 1280, 3, 3)]
+        assert all((head.bias < -1).all() for head in heads.heads), "a detector begins from background"
     model = BertModel.from_pretrained(tmp_path / "text", add_pooling_layer=False)
     assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(19.0e6, rel=0.01)
