@@ -11,7 +11,8 @@ report anew. With `--document`, finished runs are kept in docs/ablation.json too
 machine, as long as settings, code of model and scenes, and the weights that they begin from are the same.
 
 A small model keeps one core busy, not several: start the command once a core, each with other `--seeds` or variants
-(`--only`) and OMP_NUM_THREADS=1, and write the report at the end with `--report-only`.
+(`--only`) and OMP_NUM_THREADS=1, and write the report at the end with `--report-only`. That one also reports
+documented runs of the same settings on the same scenes whose model had other code, and says so.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ import yaml
 from tqdm.auto import tqdm
 
 import modeling_jmceln
-from benchmarks.ablation_report import as_markdown, document, draw
+from benchmarks.ablation_report import REPORTED_DIFFERENCES, as_markdown, document, draw
 from benchmarks.stage_analysis import analyse, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.evaluation.controls import CONTROLS
-from processing.shapes.dataset import source_digest
+from processing.shapes.dataset import shapes_row
 from processing.shapes.oracles import LabelledScene, labelled_scene, oracle_scores
 from processing.training import run as train
 from processing.training.arguments import load_settings
@@ -44,6 +45,7 @@ from processing.training.arguments import load_settings
 
 FULL_MODEL = "cascade + LCE + PAN"
 DOCUMENTED = Path("docs/ablation.json")
+_DIGESTED_SCENES = 16
 
 
 def parse_settings(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -77,10 +79,28 @@ def run_name(variant: str, seed: int) -> str:
     return f"{variant.replace(' + ', '_').replace(' = ', '_').replace(' ', '_')}-{seed}"
 
 
+def digest_of_scenes(train_data: Sequence[Mapping[str, Any]], test: Mapping[str, Any]) -> str:
+    """Digest of the first scenes to train on and to test on: of what the code makes, not of how it is written."""
+    digest = hashlib.sha256()
+    for data in (*train_data, {"split": test["split"], "image_size": test["image_size"]}):
+        options = {name: value for name, value in data.items() if name not in ("name", "size")}
+        for index in range(_DIGESTED_SCENES):
+            row = shapes_row(index=index, **options)
+            digest.update(row.pop("image").tobytes())
+            digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def digest_of_files(paths: Iterable[Path]) -> str | None:
+    """Digest of the content of files; `None` for no file."""
+    contents = [path.read_bytes() for path in paths]
+    return hashlib.sha256(b"".join(contents)).hexdigest() if contents else None
+
+
 def describe_run(
     variant: str, seed: int, plan: Mapping[str, Any], training_arguments: Sequence[str]
 ) -> dict[str, Any]:
-    """The settings of a run, and a digest of all that its figures depend on."""
+    """The settings of a run, and digests of all else that its figures depend on, as `made_with`."""
     settings = {
         "variant": variant,
         "seed": seed,
@@ -90,36 +110,59 @@ def describe_run(
         "arguments": list(training_arguments),
         "test": plan["test"],
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in sorted(Path(modeling_jmceln.__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    digest.update(source_digest().encode())
-    for part in ("model_name_or_path", "vision_model"):
-        weights = Path(settings["run"].get(part) or "") / "model.safetensors"
-        if weights.is_file():
-            digest.update(weights.read_bytes())
-    return {**settings, "digest": digest.hexdigest()}
+    parts = [settings["run"].get(part) for part in ("model_name_or_path", "vision_model")]
+    weights = [Path(part) / "model.safetensors" for part in parts if part]
+    made_with = {
+        "scenes": digest_of_scenes(settings["run"]["train_data"], plan["test"]),
+        "model": digest_of_files(sorted(Path(modeling_jmceln.__file__).parent.glob("*.py"))),
+        "weights": digest_of_files(path for path in weights if path.is_file()),
+    }
+    # As it is read again, so that the two compare equal.
+    return json.loads(json.dumps({**settings, "made_with": made_with}))
+
+
+def folder_name(run: Mapping[str, Any]) -> str:
+    """Where a run is trained: a name for people, and a digest of all that is described."""
+    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+    return f"{run_name(run['variant'], run['seed'])}-{digest[:8]}"
+
+
+def differences(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """In what a finished run is not the one described; `made_with.weights` is `"unknown"` where it was not kept."""
+    then, now = ({key: value for key, value in one.items() if key in run} for one in (result, run))
+    found = []
+    for key in run:
+        if isinstance(run[key], Mapping) and isinstance(then.get(key), Mapping):
+            names = sorted({*then[key], *now[key]})
+            found += [f"{key}.{name}" for name in names if then[key].get(name) != now[key].get(name)]
+        elif then.get(key) != now[key]:
+            found.append(key)
+    return found
 
 
 def read_finished(
     run: Mapping[str, Any], output_dir: Path, documented: Sequence[Mapping[str, Any]]
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, list[str]]:
     """
-    The result of a run that is finished, here or among those `documented`; `None` where it is not.
+    The result of a run that is finished, here or among those `documented`, and in what it differs from the run
+    described; `None` where there is none of its name.
 
     Raises:
-        ValueError: if a finished run of this name is not the one described.
+        ValueError: if a run of this name that was finished here is not the one described.
     """
     path = output_dir / f"{run_name(run['variant'], run['seed'])}.json"
     if path.is_file():
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result["digest"] != run["digest"]:
+        if found := differences(result, run):
             raise ValueError(
-                f"{path} was made with other settings, other code or other weights to begin from: give the same"
-                " arguments again, remove it, or choose another --output-dir."
+                f"{path} was made with other {', '.join(found)}: give the same arguments again, remove it, or choose"
+                " another --output-dir."
             )
-        return result
-    return next((dict(result) for result in documented if result["digest"] == run["digest"]), None)
+        return result, []
+    for result in documented:
+        if (result["variant"], result["seed"]) == (run["variant"], run["seed"]):
+            return dict(result), differences(result, run)
+    return None, []
 
 
 def train_and_measure(
@@ -127,7 +170,7 @@ def train_and_measure(
 ) -> None:
     """Leaves the result of a run as JSON in `output_dir`; one that was killed goes on."""
     name = run_name(run["variant"], run["seed"])
-    folder = output_dir / f"{name}-{run['digest'][:8]}"
+    folder = output_dir / folder_name(run)
     fields = [
         part for field, value in run["fields"].items() for part in (f"--model_config.{field}", json.dumps(value))
     ]
@@ -187,10 +230,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
 
     def write_report() -> str:
-        finished = [read_finished(run, output_dir, documented) for run in runs.values()]
-        report["runs"] = [run for run in finished if run is not None]
+        report["runs"], report["differences"], refused = [], {}, set()
+        for run in runs.values():
+            result, found = read_finished(run, output_dir, documented)
+            # Reported, not repeated, are runs whose settings and scenes are the same; the report says what is not.
+            is_reported = settings.report_only and set(found) <= set(REPORTED_DIFFERENCES)
+            if result is not None and (is_reported or not found):
+                report["runs"].append(result)
+                for name in found:
+                    report["differences"][name] = report["differences"].get(name, 0) + 1
+            else:
+                refused.update(found)
         if not report["runs"]:
-            raise ValueError(f"No run with these settings is finished in {output_dir}.")
+            reason = f"; those of {DOCUMENTED} differ in {', '.join(sorted(refused))}" if refused else ""
+            raise ValueError(f"No run with these settings is finished in {output_dir}{reason}.")
         text = as_markdown(report)
         (output_dir / "report.md").write_text(text, encoding="utf-8")
         draw(report, output_dir / "report.png")
@@ -201,7 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if not settings.report_only:
         todo = [(variant, seed) for seed in wanted for variant in settings.only or plan["variants"]]
         for key in tqdm(todo, desc="ablation", unit="run"):
-            if read_finished(runs[key], output_dir, documented) is None:
+            result, found = read_finished(runs[key], output_dir, documented)
+            if result is None or found:
                 train_and_measure(runs[key], plan["run"], scenes, output_dir)
                 write_report()
     print(write_report())

@@ -15,6 +15,11 @@ MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
 # In order of intricacy; `no_target` has no IoU.
 LEVELS = ("appearance", "position", "relation", "chain2", "chain3", "comparison", "multiple")
 RELATIONAL = ("relation", "chain2", "chain3")
+# What may differ between a documented run and the present code, and how the report says so.
+REPORTED_DIFFERENCES = {
+    "made_with.model": "an earlier version of the model's code",
+    "made_with.weights": "weights to begin from that are not here to compare",
+}
 # Scores of a level, and what they are called.
 SCORES = {"mIoU": "mIoU", "P@0.5": "P@0.5", "chosen": "the share that means the right object"}
 
@@ -203,6 +208,8 @@ def as_markdown(report: Report) -> str:
         " Figures are points of a hundred, means over seeds ± standard error of the mean (nothing where there is one"
         " seed)."
     )
+    for name, count in report.get("differences", {}).items():
+        introduction += f" {count} of the runs were made with {REPORTED_DIFFERENCES[name]}."
     parts = [
         introduction,
         "### mIoU by level\n\n" + levels_table(report, "mIoU"),

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from benchmarks import ablation, stage_pictures, stage_report
-from benchmarks.ablation_report import document, gains_table, levels_table, sweeps_table
+from benchmarks.ablation_report import REPORTED_DIFFERENCES, document, gains_table, levels_table, sweeps_table
 from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
 from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
 from processing.shapes.oracles import labelled_scene
@@ -159,7 +159,8 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     assert f"{100 * np.mean(np.subtract(own, base)):+.1f}" in gains_table(report, "mIoU")
     # The settings that take the seed have it, and controls are asked of the full model alone.
     for run in report["runs"]:
-        folder = tmp_path / "ablation" / f"{ablation.run_name(run['variant'], run['seed'])}-{run['digest'][:8]}"
+        described = {key: value for key, value in run.items() if key not in ("seconds", "parameters", "summary")}
+        folder = tmp_path / "ablation" / ablation.folder_name(described)
         trained = json.loads((folder / "settings.json").read_text())["training"]
         assert trained["seed"] == trained["data_seed"] == run["seed"]
         asked = bool(run["summary"]["levels"]["position"]["controls"])
@@ -179,7 +180,7 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     assert [row.split(" | ")[2] for row in table[2:]] == ["0", "0"]
     assert "num_context_tokens" not in levels_table(swept, "mIoU")
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
-    with pytest.raises(ValueError, match="other settings, other code or other weights"):
+    with pytest.raises(ValueError, match="made with other arguments: give the same arguments again"):
         ablation.main([*arguments, "--learning_rate", "1e-4"])
     with pytest.raises(ValueError, match="no variants"):
         ablation.main([*arguments, "--only", "nothing"])
@@ -203,6 +204,49 @@ def test_short_form_of_it_all(plan, tmp_path, capsys, monkeypatch):
     assert again["runs"] == report["runs"]
     assert ablation.main([*elsewhere, "--report-only"])["runs"] == report["runs"]
 
+    # With other code of the model they are reported, and the report says so; but they do not count as finished.
+    monkeypatch.setattr(ablation, "digest_of_files", lambda _: "other code")
+    stale = ablation.main([*elsewhere, "--report-only"])
+    assert stale["runs"] == report["runs"]
+    assert stale["differences"] == {"made_with.model": 4, "made_with.weights": 4}
+    text = (tmp_path / "elsewhere" / "report.md").read_text()
+    assert "4 of the runs were made with an earlier version of the model's code." in text
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        ablation.main([*elsewhere, "--only", "plain cascade"])
+    # With other scenes there is nothing to report, and the error says why.
+    monkeypatch.setattr(ablation, "digest_of_scenes", lambda *_: "other scenes")
+    with pytest.raises(ValueError, match=r"differ in made_with\.model, made_with\.scenes, made_with\.weights"):
+        ablation.main([*elsewhere, "--report-only"])
+
+
+def test_the_documented_runs_are_found_with_the_settings_and_scenes_of_today():
+    plan = ablation.load_plan(Path("benchmarks/ablation.yaml"))
+    documented = json.loads(ablation.DOCUMENTED.read_text())
+    assert len(documented) == 19
+    run = ablation.describe_run(documented[0]["variant"], documented[0]["seed"], plan, [])
+    for result in documented:
+        described = {**run, **{name: result[name] for name in ("variant", "seed")}}
+        described["fields"] = plan["variants"][result["variant"]]
+        assert set(ablation.differences(result, described)) <= set(REPORTED_DIFFERENCES), result["variant"]
+
+
+def test_the_digest_of_scenes_is_that_of_what_is_drawn(monkeypatch):
+    data, test = (
+        [{"name": "shapes", "split": "train", "image_size": 48}],
+        {"split": "test", "size": 9, "image_size": 48},
+    )
+    digest = ablation.digest_of_scenes(data, test)
+    assert digest == ablation.digest_of_scenes([{**data[0], "name": "same"}], {**test, "size": 3})
+    assert digest != ablation.digest_of_scenes(data, {**test, "image_size": 64})
+    draw = ablation.shapes_row
+
+    def other(**options):
+        row = draw(**options)
+        return {**row, "expressions": [*row["expressions"][:-1], "the star"]} if options["split"] == "test" else row
+
+    monkeypatch.setattr(ablation, "shapes_row", other)
+    assert digest != ablation.digest_of_scenes(data, test)
+
 
 @pytest.mark.parametrize("part", ["vision_model", "model_name_or_path"])
 def test_a_run_from_other_weights_is_another_run(plan, tmp_path, part):
@@ -211,7 +255,7 @@ def test_a_run_from_other_weights_is_another_run(plan, tmp_path, part):
     digests = set()
     for weights in (b"some", b"others"):
         (tmp_path / "model.safetensors").write_bytes(weights)
-        digests.add(ablation.describe_run("plain cascade", 0, content, [])["digest"])
+        digests.add(ablation.describe_run("plain cascade", 0, content, [])["made_with"]["weights"])
     assert len(digests) == 2
 
 
