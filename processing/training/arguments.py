@@ -1,13 +1,16 @@
 """The settings of a training run, and how a YAML file and the command line give them."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
+
+from modeling_jmceln import JMCELNConfig
+
+from .names import check_config_fields, nearest_name
 
 
 def _parsed(value: Any) -> Any:
@@ -65,6 +68,13 @@ class ModelArguments:
         default=None, metadata={"help": "Most tokens of an expression; longer ones are cut off."}
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "`sdpa`, `eager` or another one."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={
+            "help": "Run the code that comes with `model_name_or_path`. A JMCELN needs none of it: its classes are"
+            " those that are installed."
+        },
+    )
 
     def __post_init__(self) -> None:
         self.model_config = dict(_parsed(self.model_config) or {})
@@ -89,6 +99,7 @@ class ModelArguments:
             )
         if self.model_name_or_path is None and self.text_model is None and self.tokenizer is None:
             raise ValueError("A model from scratch needs a `tokenizer`: a folder or hub id, or `words`.")
+        check_config_fields(self.model_config, JMCELNConfig(), "model_config")
 
 
 @dataclass
@@ -180,13 +191,28 @@ class ReferringTrainingArguments(TrainingArguments):
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False,
-        metadata={"help": "Whether DDP looks for parameters that a step leaves unused; JMCELN uses all."},
+        metadata={
+            "help": "Whether DDP looks for parameters that a step leaves unused. There are none: those of the encoders"
+            " that no mask depends on are found at the start, and do not learn."
+        },
     )
     backbone_learning_rate_scale: float = field(
         default=1.0, metadata={"help": "Learning rate of the vision backbone, as a factor of `learning_rate`."}
     )
     text_learning_rate_scale: float = field(
         default=1.0, metadata={"help": "Learning rate of the text encoder, as a factor of `learning_rate`."}
+    )
+    freeze_vision: bool = field(
+        default=False,
+        metadata={"help": "Leave the vision backbone as it is: weights, and statistics of batch normalisation."},
+    )
+    freeze_text: bool = field(default=False, metadata={"help": "Leave the text encoder as it is."})
+    freeze_batch_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave the statistics of the backbone's batch normalisation as they are, for batches too small to"
+            " measure them; its weights learn."
+        },
     )
     ema_decay: float | None = field(
         default=None,
@@ -236,12 +262,6 @@ def find_settings_file(name: str | Path) -> Path:
     raise FileNotFoundError(
         f"There is no file {str(name)!r}{nearest_name(path.name, names)} The package brings along {', '.join(names)}."
     )
-
-
-def nearest_name(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about a name that is not among `names`: a question that names the nearest, or a stop."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean `{near[0]}`?" if near else "."
 
 
 def load_settings(path: str | Path) -> dict[str, Any]:
@@ -319,16 +339,20 @@ def parse_arguments(
     parser = HfArgumentParser(
         argument_classes,
         prog=prog,
+        allow_abbrev=False,
         usage="%(prog)s [FILE.yaml ...] [--field value ...]",
         description=description,
     )
     known = {field.name for argument_class in argument_classes for field in dataclasses.fields(argument_class)}
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else "; `--help` lists all."
-            raise ValueError(f"There is no setting `{name}`{hint}")
+            raise ValueError(f"There is no setting `{name}`{nearest_name(name, known, '; `--help` lists all.')}")
     parser.set_defaults(**settings)
+    for option in parser.parse_known_args(options)[1]:
+        if not option.startswith("--"):
+            raise ValueError(f"`{option}` is neither an option nor the value of one; files come before all options.")
+        name = option.partition("=")[0].removeprefix("--").replace("-", "_")
+        raise ValueError(f"There is no option `{option}`{nearest_name(name, known, '; `--help` lists all.')}")
     return parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
 
 

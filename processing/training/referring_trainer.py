@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from .image_sampler import ImageSampler
 from .parameter_groups import decaying_parameter_names, parameter_groups
+from .run_settings import write_settings
 from .training_data import StreamedImages
 from .weight_average import WeightAverage
 
@@ -45,6 +46,10 @@ class ReferringTrainer(Trainer):
             Factor of the learning rate by the prefix of the parameters' names.
         ema_decay (`float`, *optional*):
             Decay of the average of the weights. `None` keeps none.
+        modules_in_eval_mode (`Sequence[nn.Module]`, *optional*):
+            Parts of the model that stay in evaluation mode while it trains, such as frozen encoders.
+        settings (`Mapping`, *optional*):
+            What the run was started with, to be saved beside its weights.
         kwargs: see [`Trainer`].
 
     Raises:
@@ -58,6 +63,8 @@ class ReferringTrainer(Trainer):
         train_data_collator: Any = None,
         learning_rate_scales: Mapping[str, float] | None = None,
         ema_decay: float | None = None,
+        modules_in_eval_mode: Sequence[torch.nn.Module] = (),
+        settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         self._reduce_outputs = kwargs.pop("preprocess_logits_for_metrics", None)
@@ -73,6 +80,8 @@ class ReferringTrainer(Trainer):
         self.train_sampler = train_sampler
         self.train_data_collator = train_data_collator
         self.learning_rate_scales = dict(learning_rate_scales or {})
+        self.modules_in_eval_mode = tuple(modules_in_eval_mode)
+        self.settings = settings
         # Asked of the model before FSDP flattens its parameters.
         self._decaying = decaying_parameter_names(self.model)
         self._model_class = type(self.model)
@@ -129,6 +138,12 @@ class ReferringTrainer(Trainer):
         )
 
     # Loss
+
+    def compute_loss(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """As in [`Trainer`], which puts the whole model into training mode before each step."""
+        for module in self.modules_in_eval_mode:
+            module.eval()
+        return super().compute_loss(model, *args, **kwargs)
 
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Mapping[str, Any]], device: torch.device
@@ -206,6 +221,8 @@ class ReferringTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             self.model = sharded
+        if self.settings is not None:
+            write_settings(self.settings, self.args.output_dir if output_dir is None else output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         model = self.model if model is None else model
@@ -236,6 +253,21 @@ class ReferringTrainer(Trainer):
         if different:
             raise ValueError(f"The weights in {folder} are not those of the model to train: {different}.")
         model.load_state_dict(saved.state_dict())
+
+    @staticmethod
+    def took_its_last_step(checkpoint: str) -> bool:
+        """Whether a checkpoint was written after the last step of its run; [`Trainer`] would take one more."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        return 0 < state.max_steps <= state.global_step
+
+    def load_last_step(self, checkpoint: str) -> None:
+        """Be as after the last step, which `checkpoint` was written after."""
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self._read_weights(checkpoint, self.model)
+        if self.weight_average is not None:
+            self.weight_average.load(checkpoint)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def save_final_model(self, output_dir: str | None = None) -> None:
         """Save the model that is to be used, which is the averaged one if there is any."""

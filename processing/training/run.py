@@ -30,9 +30,11 @@ from ..shapes.wording import shapes_vocabulary
 from .arguments import DataArguments, ModelArguments, ReferringTrainingArguments, parse_arguments
 from .augmentation import MaskingAugmentation
 from .collator import ReferringCollator
+from .frozen_parts import batch_norm_layers, freeze, freeze_unused_parameters
 from .image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
 from .prediction_pictures import PredictionPictures
 from .referring_trainer import ReferringTrainer, last_complete_checkpoint
+from .run_settings import RESULTS_FILE, differing_settings, read_settings, write_settings
 from .trainer_metrics import TrainerMetrics, reduce_logits
 from .training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
 from .word_tokenizer import build_word_tokenizer
@@ -48,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     if not data_arguments.train_data:
         raise ValueError("There is nothing to train on: name datasets with `train_data`, best in a YAML file.")
     set_up_logging(training_arguments)
+    settings = run_settings(model_arguments, data_arguments, training_arguments)
+    checkpoint = find_checkpoint(training_arguments, settings)
+    finished = read_results(training_arguments, settings)
+    if finished is not None:
+        logger.info("%s holds the finished run already", training_arguments.output_dir)
+        return finished
     set_seed(training_arguments.seed)
 
     with training_arguments.main_process_first(desc="preparing datasets"):
@@ -55,21 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         eval_rows = load_evaluation_rows(data_arguments)
     processor = build_processor(model_arguments, train_rows)
     model = build_model(model_arguments, processor)
-    trainer = build_trainer(model, processor, train_rows, eval_rows, data_arguments, training_arguments)
+    freeze_parts(model, processor, training_arguments)
+    trainer = build_trainer(model, processor, train_rows, eval_rows, data_arguments, training_arguments, settings)
 
-    checkpoint = find_checkpoint(training_arguments)
-    if checkpoint is not None:
-        logger.info("Going on from %s", checkpoint)
     if trainer.is_world_process_zero():
-        save_settings(model_arguments, data_arguments, training_arguments)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    scores = {**result.metrics, **final_scores(trainer)}
+        (Path(training_arguments.output_dir) / RESULTS_FILE).unlink(missing_ok=True)
+        write_settings(settings, training_arguments.output_dir)
+    scores = {}
+    if checkpoint is not None and trainer.took_its_last_step(checkpoint):
+        logger.info("All steps were taken: finishing from %s", checkpoint)
+        trainer.load_last_step(checkpoint)
+    else:
+        if checkpoint is not None:
+            logger.info("Going on from %s", checkpoint)
+        scores = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    scores = {**scores, **final_scores(trainer)}
     trainer.save_final_model()
     trainer.save_state()
-    trainer.save_metrics("all", scores, combined=False)
     if training_arguments.push_to_hub:
         with trainer.averaged_weights():
             trainer.push_to_hub()
+    trainer.save_metrics("all", scores, combined=False)
     return scores
 
 
@@ -120,7 +134,9 @@ def first_rows(rows: Any, count: int) -> Any:
 
 def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcessor:
     if arguments.model_name_or_path is not None:
-        processor = AutoProcessor.from_pretrained(arguments.model_name_or_path, trust_remote_code=True)
+        processor = AutoProcessor.from_pretrained(
+            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code
+        )
         if arguments.tokenizer is not None:
             raise ValueError("`model_name_or_path` has a tokenizer of its own, which its weights need.")
     else:
@@ -152,7 +168,10 @@ def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.
     attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
     if arguments.model_name_or_path is not None:
         model = AutoModel.from_pretrained(
-            arguments.model_name_or_path, trust_remote_code=True, dtype=torch.float32, **attention
+            arguments.model_name_or_path,
+            trust_remote_code=arguments.trust_remote_code,
+            dtype=torch.float32,
+            **attention,
         )
         return renew_parts(model, arguments.new_parts, arguments.model_config) if arguments.new_parts else model
     fields: dict[str, Any] = dict(arguments.model_config)  # pyrefly: ignore[no-matching-overload] - a dict once parsed
@@ -192,6 +211,28 @@ def renew_parts(model: torch.nn.Module, new_parts: Sequence[str], fields: Mappin
     return renewed
 
 
+def freeze_parts(model: torch.nn.Module, processor: JMCELNProcessor, arguments: ReferringTrainingArguments) -> None:
+    """Freeze the encoders that are not to learn, and what no mask depends on."""
+    for part in frozen_encoders(model, arguments):
+        freeze(part)
+    size = processor.image_processor.size
+    unused = freeze_unused_parameters(model, size["height"], size["width"])
+    if unused:
+        logger.info("No mask depends on these parameters, which do not learn: %s", ", ".join(unused))
+
+
+def frozen_encoders(model: torch.nn.Module, arguments: ReferringTrainingArguments) -> list[torch.nn.Module]:
+    """The encoders that the arguments freeze."""
+    chosen = {"backbone": arguments.freeze_vision, "text_model": arguments.freeze_text}
+    return [model.get_submodule(name) for name, is_frozen in chosen.items() if is_frozen]
+
+
+def modules_in_eval_mode(model: torch.nn.Module, arguments: ReferringTrainingArguments) -> list[torch.nn.Module]:
+    """What is to compute in training as it does in evaluation: frozen encoders, and batch normalisation on demand."""
+    layers = batch_norm_layers(model.get_submodule("backbone")) if arguments.freeze_batch_norm else []
+    return [*frozen_encoders(model, arguments), *layers]
+
+
 def build_trainer(
     model: torch.nn.Module,
     processor: JMCELNProcessor,
@@ -199,6 +240,7 @@ def build_trainer(
     eval_rows: Mapping[str, datasets.Dataset],
     data: DataArguments,
     training: ReferringTrainingArguments,
+    settings: Mapping[str, Any] | None = None,
 ) -> ReferringTrainer:
     seed = training.seed if training.data_seed is None else training.data_seed
     train_dataset, sampler = build_train_dataset(train_rows, data, training, seed)
@@ -235,6 +277,8 @@ def build_trainer(
         train_sampler=sampler,
         learning_rate_scales=training.learning_rate_scales,
         ema_decay=training.ema_decay,
+        modules_in_eval_mode=modules_in_eval_mode(model, training),
+        settings=settings,
         preprocess_logits_for_metrics=reduce_logits,
         compute_metrics=TrainerMetrics(),
     )
@@ -286,20 +330,56 @@ def final_scores(trainer: ReferringTrainer) -> dict[str, float]:
     return scores or trainer.evaluate()
 
 
-def find_checkpoint(arguments: ReferringTrainingArguments) -> str | None:
+def find_checkpoint(arguments: ReferringTrainingArguments, settings: Mapping[str, Any]) -> str | None:
+    """
+    The checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: if the newest checkpoint of the output folder is that of a run with other settings.
+    """
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "never"):
         return None
-    return last_complete_checkpoint(arguments.output_dir) if wanted == "auto" else wanted
+    if wanted != "auto":
+        return wanted
+    checkpoint = last_complete_checkpoint(arguments.output_dir)
+    if checkpoint is not None:
+        refuse_other_settings(checkpoint, settings)
+    return checkpoint
 
 
-def save_settings(model: ModelArguments, data: DataArguments, training: ReferringTrainingArguments) -> None:
-    settings = {
+def read_results(arguments: ReferringTrainingArguments, settings: Mapping[str, Any]) -> dict[str, float] | None:
+    """
+    The scores of this run if it was finished before and is not asked to begin anew.
+
+    Raises:
+        ValueError: if a finished run with other settings lies in the output folder.
+    """
+    path = Path(arguments.output_dir) / RESULTS_FILE
+    if arguments.resume_from_checkpoint != "auto" or not path.is_file():
+        return None
+    refuse_other_settings(arguments.output_dir, settings)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def refuse_other_settings(folder: str, settings: Mapping[str, Any]) -> None:
+    before = read_settings(folder)
+    differences = [] if before is None else differing_settings(before, settings)
+    if differences:
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise ValueError(
+            f"{folder} is of a run with other settings: {'; '.join(differences[:5])}{more}. Name another"
+            " `output_dir`, or give the run its own settings again. `--resume_from_checkpoint never` begins anew in"
+            " this folder, and `--resume_from_checkpoint <checkpoint>` goes on from a checkpoint of it with"
+            " the new settings."
+        )
+
+
+def run_settings(model: ModelArguments, data: DataArguments, training: ReferringTrainingArguments) -> dict[str, Any]:
+    """All that a run was started with."""
+    return {
         "model": vars(model),
         "data": vars(data),
-        "training": training.to_sanitized_dict(),
+        "training": {**training.to_sanitized_dict(), "num_processes": training.world_size},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    folder = Path(training.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")

@@ -12,6 +12,7 @@ from ..data.refer_folder import is_refer_folder
 from ..data.referring_datasets import load_referring_dataset
 from ..shapes.dataset import shapes_dataset, shapes_row
 from .image_sampler import ImageDraw
+from .names import check_arguments
 
 
 SHAPES = "shapes"
@@ -148,15 +149,18 @@ def load_rows(
     name = options.pop("name", None)
     if name is None:
         raise ValueError(f"A dataset needs a `name`; got only {sorted(specification)}.")
-    try:
-        if name == SHAPES:
-            return shapes_dataset(**options) if "size" in options else GeneratedShapes(**options)
-        has_own_images = is_refer_folder(name) and (Path(name) / "images").is_dir()
-        options.setdefault("image_folder", None if has_own_images else image_folder)
-        excluded = {*map(str, options.pop("exclude_image_ids", ())), *exclude_image_ids}
-        return load_referring_dataset(name, exclude_image_ids=excluded, **options)
-    except TypeError as error:
-        raise ValueError(f"The dataset {name!r} is not given the arguments that it takes: {error}") from error
+    title = f"The dataset {name!r}"
+    if name == SHAPES and "size" in options:
+        check_arguments(shapes_dataset, options, title)
+        return shapes_dataset(**options)
+    if name == SHAPES:
+        check_arguments(shapes_row, {"split": "train", "index": 0, **options}, title)
+        return GeneratedShapes(**options)
+    has_own_images = is_refer_folder(name) and (Path(name) / "images").is_dir()
+    options.setdefault("image_folder", None if has_own_images else image_folder)
+    options["exclude_image_ids"] = {*map(str, options.get("exclude_image_ids", ())), *exclude_image_ids}
+    check_arguments(load_referring_dataset, {"name_or_path": name, **options}, title)
+    return load_referring_dataset(name, **options)
 
 
 def join_rows(parts: Sequence[Any]) -> Any:

@@ -43,7 +43,7 @@ def test_other_commands_are_refused_with_the_list(arguments: list[str], capsys: 
 def test_a_script_runs_the_command_of_its_checkout_from_anywhere(tmp_path: Path) -> None:
     script = REPOSITORY / "scripts" / "train.py"
     done = subprocess.run(
-        [sys.executable, "-P", str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "jmceln train" in done.stdout

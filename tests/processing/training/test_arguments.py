@@ -28,6 +28,10 @@ def minimal(**settings):
     return {"model_name_or_path": "saved", "use_cpu": True, "report_to": "none", **settings}
 
 
+def scratch(**fields):
+    return {"model_config": {"num_stages": 2, **fields}, "tokenizer": "words", "use_cpu": True, "report_to": "none"}
+
+
 def test_options_override_the_file_and_keep_its_types(write):
     file = write(minimal(learning_rate="1e-4", max_steps=5, train_data=[{"name": "a", "split": "train"}]))
     model, data, training = parse_arguments(
@@ -98,6 +102,17 @@ def test_another_saved_model_on_the_command_line_gets_the_new_parts_of_the_file(
     [
         (minimal(learning_rat=1), [], "did you mean `learning_rate`"),
         (minimal(zzzzqqqq=1), [], "--help"),
+        (minimal(), ["--learning_rat", "1"], r"no option `--learning_rat`; did you mean `learning_rate`\?"),
+        (minimal(), ["--learning-rat=1"], r"did you mean `learning_rate`\?"),
+        (minimal(), ["--use_cpu", "true", "second.yaml"], "files come before all options"),
+        (minimal(), ["--modl_config.num_stages", "4"], r"did you mean `model_config`\?"),
+        (scratch(), ["--model_config.num_stage", "4"], r"`model_config.num_stage`; did you mean `num_stages`\?"),
+        (scratch(hiden_size=8), [], r"`model_config.hiden_size`; did you mean `hidden_size`\?"),
+        (
+            scratch(text_config={"model_type": "bert", "hiden_size": 8}),
+            [],
+            r"`model_config.text_config.hiden_size`; did you mean `hidden_size`\?",
+        ),
         (minimal(), ["--train_data.0.split", "x"], "no list with a position 0"),
         (minimal(train_data=[{"name": "a"}]), ["--train_data.1.split", "x"], "no position in a list of 1"),
         (minimal(), ["--model_config.a"], "has no value"),
@@ -106,7 +121,7 @@ def test_another_saved_model_on_the_command_line_gets_the_new_parts_of_the_file(
         (minimal(vision_model="v", model_config={}), [], "either a `text_model`"),
         (minimal(vision_model="v", text_model="t", model_name_or_path="m"), [], "have no place"),
         ({"use_cpu": True, "report_to": "none"}, [], "No model is named"),
-        ({"use_cpu": True, "report_to": "none", "model_config": {"a": 1}}, [], "needs a `tokenizer`"),
+        ({"use_cpu": True, "report_to": "none", "model_config": {"num_stages": 1}}, [], "needs a `tokenizer`"),
         (minimal(train_data=["refcoco"]), [], "is a mapping"),
         (minimal(remove_unused_columns=True), [], "must stay off"),
         (minimal(average_tokens_across_devices=False), [], "must stay on"),
@@ -127,6 +142,23 @@ def test_every_configuration_of_the_project_is_read(path, tmp_path):
     if training.load_best_model_at_end:
         assert training.metric_for_best_model.split("_")[1] in {name.split("_")[0] for name in data.eval_data}
         assert training.greater_is_better
+
+
+def test_the_configurations_of_the_package_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in CONFIGS:
+        assert load_settings(path.name) == load_settings(path)
+    (tmp_path / "refcoco.yaml").write_text("seed: 5")
+    assert load_settings("refcoco.yaml") == {"seed": 5}
+    with pytest.raises(FileNotFoundError, match=r"did you mean `refcoco_plus.yaml`\?"):
+        load_settings("refcoco_plu.yaml")
+    with pytest.raises(FileNotFoundError, match="brings along"):
+        load_settings("elsewhere/refcoco_plus.yaml")
+
+
+def test_no_run_on_photographs_leaves_images_out():
+    # Batches of unequal size are no reason to: the loss counts expressions.
+    assert "dataloader_drop_last" not in load_settings("swin_bert.yaml")
 
 
 def test_help_lists_the_fields_of_all_three(capsys):

@@ -302,6 +302,120 @@ def test_new_parts_of_a_saved_model(tmp_path):
     assert any(name.startswith("fusion_layers.1.") for name in deeper)
 
     with pytest.raises(ValueError, match=r"the weights of \['fusion_layers'\] do not fit"):
-        train.main([*options, "--model_config.num_fusion_layers", "0"])
+        train.main([*options, "--model_config.num_fusion_layers", "0", "--output_dir", str(tmp_path / "shallower")])
     with pytest.raises(ValueError, match=r"no parts \['cascades'\]"):
-        train.main([str(first), *saved, "--new_parts", "cascades"])
+        train.main([*options, "--new_parts", "cascades", "--output_dir", str(tmp_path / "misnamed")])
+
+
+def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path):
+    settings = str(write_settings(tmp_path, eval_strategy="no", eval_data={}, max_steps=4))
+    run = tmp_path / "run"
+    train.main([settings])
+    (run / "all_results.json").unlink()  # as if killed before its end
+    shutil.rmtree(run / "checkpoint-4")
+    before = (run / "settings.json").read_bytes()
+    other = ["--learning_rate", "2e-3", "--model_config.num_stages", "1", "--max_expressions_per_image", "2"]
+    with pytest.raises(ValueError, match="is of a run with other settings") as refused:
+        train.main([settings, *other])
+    for text in (
+        "data.max_expressions_per_image was 3 and is 2",
+        "model.model_config.num_stages was 2 and is 1",
+        "training.learning_rate was 0.001 and is 0.002",
+    ):
+        assert text in str(refused.value)
+    assert "save_steps" not in str(refused.value)
+    assert (run / "settings.json").read_bytes() == before
+    # What changes nothing about the result may change.
+    train.main([settings, "--eval_steps", "2", "--num_pictures", "1"])
+    assert [step for step, _ in history(run)] == [1, 2, 3, 4]
+    # Whoever names the checkpoint wants its weights with the new settings.
+    train.main([settings, "--learning_rate", "2e-3", "--resume_from_checkpoint", str(run / "checkpoint-2")])
+    assert json.loads((run / "settings.json").read_text())["training"]["learning_rate"] == 2e-3
+
+
+def test_checkpoints_that_an_earlier_run_left_are_not_taken_for_those_of_a_new_one(tmp_path):
+    settings = str(write_settings(tmp_path, eval_strategy="no", eval_data={}, max_steps=4))
+    train.main([settings])
+    # Of the new run only the first checkpoint is there, and it lies behind the last one of the earlier run.
+    train.main([settings, "--seed", "1", "--resume_from_checkpoint", "never", "--max_steps", "1", "--save_steps", "1"])
+    (tmp_path / "run" / "all_results.json").unlink()
+    with pytest.raises(ValueError, match=r"training\.seed was 0 and is 1"):
+        train.main([settings, "--seed", "1", "--max_steps", "1"])
+
+
+def test_a_finished_run_keeps_its_results(tmp_path, monkeypatch):
+    settings = str(write_settings(tmp_path, max_steps=3, ema_decay=0.5))
+    scores = train.main([settings])
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    again = train.main([settings])
+    assert again == pytest.approx(scores)
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"training\.max_steps was 3 and is 5"):
+        train.main([settings, "--max_steps", "5"])
+
+
+def test_a_run_killed_after_its_last_step_takes_no_other(tmp_path):
+    settings = str(write_settings(tmp_path, max_steps=3, ema_decay=0.5))
+    run = tmp_path / "run"
+    scores = train.main([settings])
+    weights = {name: load_file(run / name / "model.safetensors") for name in (".", "checkpoint-3")}
+    (run / "all_results.json").unlink()
+    (run / "model.safetensors").unlink()
+    again = train.main([settings])
+    assert {name: value for name, value in again.items() if name.startswith("eval_made_m")} == {
+        name: value for name, value in scores.items() if name.startswith("eval_made_m")
+    }
+    assert json.loads((run / "trainer_state.json").read_text())["global_step"] == 3
+    # The average was saved, not the weights of the last step.
+    for name, value in load_file(run / "model.safetensors").items():
+        assert torch.equal(value, weights["."][name])
+    assert any(not torch.equal(value, weights["."][name]) for name, value in weights["checkpoint-3"].items())
+
+
+def test_frozen_encoders_stay_as_they_are(tmp_path):
+    backbone = {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+    settings = str(write_settings(tmp_path, max_steps=2, eval_strategy="no", eval_data={}, save_steps=1))
+    options = [settings, "--model_config.backbone_config", json.dumps(backbone), "--weight_decay", "0.1"]
+
+    def changed(name, *more):
+        train.main([*options, *more, "--output_dir", str(tmp_path / name)])
+        first, last = (load_file(tmp_path / name / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2))
+        return {key for key, value in last.items() if not torch.equal(value, first[key])}
+
+    for name, more, still in (
+        ("vision", ["--freeze_vision"], ("backbone.",)),
+        ("both", ["--freeze_vision", "--freeze_text"], ("backbone.", "text_model.")),
+        ("statistics", ["--freeze_batch_norm"], ()),
+    ):
+        moved = changed(name, *more)
+        assert any(key.startswith("cascade.") for key in moved), name
+        assert not [key for key in moved if key.startswith(still)] if still else True, name
+    # Weights of the backbone learn where its statistics alone stand still.
+    assert any(key.startswith("backbone.") and key.endswith("weight") for key in moved)
+    assert not [key for key in moved if "running_" in key]
+    assert [key for key in changed("free") if "running_mean" in key]
+
+
+def test_a_saved_model_is_trained_without_its_own_code(tmp_path):
+    settings = str(write_settings(tmp_path, max_steps=1, eval_strategy="no", eval_data={}))
+    train.main([settings])
+    run = tmp_path / "run"
+    for path in run.glob("*.py"):
+        path.write_text("raise RuntimeError('the code of a folder was run')")
+    more = ["--model_name_or_path", str(run), "--output_dir", str(tmp_path / "second")]
+    assert "train_loss" in train.main([settings, *more])
+    # Of a model that is not installed the code is run, but only by who asks for it.
+    config = json.loads((run / "config.json").read_text())
+    config |= {"model_type": "foreign", "auto_map": {"AutoConfig": "configuration_jmceln.ForeignConfig"}}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        train.main([settings, *more, "--output_dir", str(tmp_path / "third")])
+    with pytest.raises(RuntimeError, match="the code of a folder was run"):
+        train.main([settings, *more, "--output_dir", str(tmp_path / "third"), "--trust_remote_code"])

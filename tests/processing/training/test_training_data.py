@@ -5,6 +5,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from processing.data.canonical_rows import canonical_features
+from processing.training import training_data
 from processing.training.training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
 from tests.processing.canonical_rows import canonical_row
 
@@ -48,13 +49,26 @@ def test_shapes_come_with_and_without_an_end():
 def test_refuses_what_cannot_be_loaded_or_joined(folder):
     with pytest.raises(ValueError, match="needs a `name`"):
         load_rows({"split": "train"})
-    with pytest.raises(ValueError, match="not given the arguments"):
-        load_rows({"name": "shapes", "colour": "red"})
+    with pytest.raises(ValueError, match=r"'shapes' takes no `levls`; did you mean `levels`\?"):
+        load_rows({"name": "shapes", "levls": ["position"]})
+    with pytest.raises(ValueError, match=r"'shapes' takes no `imagesize`; did you mean `image_size`\?"):
+        load_rows({"name": "shapes", "split": "train", "size": 2, "imagesize": 48})
+    with pytest.raises(ValueError, match="needs `split`"):
+        load_rows({"name": str(folder)})
     rows = load_rows({"name": str(folder), "split": "train"})
     with pytest.raises(ValueError, match="one kind"):
         join_rows([rows, GeneratedShapes(image_size=48)])
     with pytest.raises(ValueError, match="one kind"):
         join_rows([rows, rows.to_iterable_dataset()])
+
+
+def test_errors_within_are_not_taken_for_wrong_settings(folder, monkeypatch):
+    def broken(name_or_path, split, **options):
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr(training_data, "load_referring_dataset", broken)
+    with pytest.raises(TypeError, match="a mistake of ours"):
+        load_rows({"name": str(folder), "split": "train"})
 
 
 def test_datasets_are_joined_on_the_columns_they_share(folder):

@@ -1,0 +1,64 @@
+"""What a run was started with, kept beside its weights, so that it never goes on with anything else in silence."""
+
+import json
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+SETTINGS_FILE = "settings.json"
+# Written last of all by a run.
+RESULTS_FILE = "all_results.json"
+
+# What may differ from one start of a run to the next: where things lie, what is reported, and how fast it goes.
+_FREE = (
+    *("trust_remote_code", "image_folder", "output_dir", "resume_from_checkpoint", "use_cpu", "local_rank"),
+    *("num_pictures", "report_to", "run_name", "project", "trackio_space_id", "disable_tqdm"),
+    *("fsdp", "fsdp_config", "deepspeed"),
+)
+_FREE_PREFIXES = (
+    *("logging_", "log_", "include_", "hub_", "push_to_hub", "save_", "do_", "ddp_", "torch_compile"),
+    *("eval_", "per_device_eval", "dataloader_num_workers", "dataloader_persistent", "dataloader_pin"),
+    "dataloader_prefetch",
+)
+
+
+def read_settings(folder: str | Path) -> dict[str, Any] | None:
+    """The settings in a folder that a run wrote, its `output_dir` or a checkpoint; `None` if it has none."""
+    path = Path(folder) / SETTINGS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_settings(settings: Mapping[str, Any], folder: str | Path) -> None:
+    """Write settings into a folder that may not exist yet."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+
+
+def differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """
+    What makes another run of it, one text each: `training.learning_rate was 0.001 and is 0.0001`.
+
+    Settings that only one of the two knows are passed over, since releases differ in them.
+    """
+    before, now = (json.loads(json.dumps(settings, default=str)) for settings in (before, now))
+    found = []
+    for part in ("model", "data", "training"):
+        one, other = before.get(part, {}), now.get(part, {})
+        for field in sorted(one.keys() & other.keys()):
+            is_free = field in _FREE or (part == "training" and field.startswith(_FREE_PREFIXES))
+            if not is_free:
+                found += _differences(one[field], other[field], f"{part}.{field}")
+    return found
+
+
+def _differences(before: Any, now: Any, name: str) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        fields = sorted(before.keys() | now.keys())
+        return [text for key in fields for text in _differences(before.get(key), now.get(key), f"{name}.{key}")]
+    return [] if before == now else [f"{name} was {_in_short(before)} and is {_in_short(now)}"]
+
+
+def _in_short(value: Any) -> str:
+    return textwrap.shorten(repr(value), width=80, placeholder=" ...")
