@@ -2,6 +2,8 @@
 
     jmceln benchmark-data photos annotations/instances_train2014.json train2014 data/coco_refer \\
         --hold-out data/refcoco --hold-out data/refcocog
+    jmceln benchmark-data photos instances.json images data/photos --versions 12 --longest-side 400 --paste 2500 \\
+        --max-per-image 14 --validation-ids configs/photos_held_out_ids.txt
     jmceln benchmark-data shapes data/shapes_test.parquet --split test --images 500
 
 `jmceln train` and `jmceln evaluate` read both by their path.
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..photos.expressions import LEVELS as PHOTO_LEVELS
-from ..photos.refer_writer import write_coco_refer_folder
+from ..photos.refer_writer import CocoPhotos, write_coco_refer_folder
 from ..shapes.dataset import shapes_dataset
 from ..shapes.expressions import LEVELS as SHAPES_LEVELS
 from .leak_filter import held_out_by_all
@@ -46,6 +48,7 @@ def _add_photos(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same files")
     parser.add_argument("--max-per-level", type=int, default=4, help="most expressions of one level for one photo")
+    parser.add_argument("--max-per-image", type=int, default=None, help="most expressions for one photo, of all levels")
     parser.add_argument(
         "--absent-share", type=float, default=0.2, help="largest share of expressions without a target"
     )
@@ -54,6 +57,28 @@ def _add_photos(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument("--max-images", type=int, default=None, help="use no more than this many photos")
     parser.add_argument("--validation-share", type=float, default=0.0, help="share of the photos for the split val")
+    parser.add_argument(
+        "--validation-ids", type=Path, default=None, metavar="FILE", help="file of image ids for the split val"
+    )
+    parser.add_argument(
+        "--versions",
+        type=int,
+        default=0,
+        help="how often to write each training photo, after the first time cropped, mirrored and recolored together"
+        " with its masks before it is described; 0 for the photo as it is",
+    )
+    parser.add_argument(
+        "--longest-side", type=int, default=None, help="most pixels of the longer side of versions and pasted images"
+    )
+    parser.add_argument(
+        "--persons-only",
+        nargs=2,
+        type=Path,
+        default=None,
+        metavar=("INSTANCES", "IMAGES"),
+        help="additional annotations and photos of which the persons, and nothing else, are annotated",
+    )
+    parser.add_argument("--persons-only-versions", type=int, default=0, help="versions of each of these photos")
     parser.add_argument(
         "--paste",
         type=int,
@@ -97,19 +122,27 @@ def write_photos(options: argparse.Namespace) -> None:
     excluded = held_out_by_all(options.hold_out)
     if options.exclude_image_ids is not None:
         excluded |= set(options.exclude_image_ids.read_text("utf-8").split())
+    held_out = set() if options.validation_ids is None else set(options.validation_ids.read_text("utf-8").split())
+    sources = [CocoPhotos(options.instances, options.images, options.versions)]
+    if options.persons_only is not None:
+        instances, images = options.persons_only
+        sources.append(CocoPhotos(instances, images, options.persons_only_versions, persons_only=True))
     counts = write_coco_refer_folder(
-        options.instances,
-        options.images,
+        sources,
         options.output,
         seed=options.seed,
         max_per_level=options.max_per_level,
+        max_per_image=options.max_per_image,
         absent_share=options.absent_share,
         levels=options.levels,
         exclude_image_ids=excluded,
         validation_share=options.validation_share,
+        validation_image_ids=held_out,
         max_images=options.max_images,
         pasted_images=options.paste,
+        longest_side=options.longest_side,
         images=options.image_files,
+        show_progress=True,
     )
     print(f"{options.output}: {len(excluded)} images held out")
     for name, count in counts.items():

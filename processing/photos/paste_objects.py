@@ -8,14 +8,15 @@ what is covered are cut accordingly, so every annotation of the new image stays 
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ..data.masks import decode_mask, encode_mask, mask_area, to_rle
+from ..data.masks import decode_mask, to_rle
+from .annotated_photo import AnnotatedPhoto, PhotoObject, box_of
 from .wording import FIXTURES
 
 
@@ -23,166 +24,140 @@ _TRIES = 20
 # Of an object that is cut out, its area as a share of its photo, and of what it covers, how much may be lost.
 _SMALLEST, _LARGEST = 0.01, 0.2
 _MOST_COVERED = 0.3
-_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """An object cut out of a photo: its pixels, its stencil of mode "L", and the size (width, height) of the photo."""
+
+    category_id: int
+    photo_id: int
+    photo_size: tuple[int, int]
+    pixels: Image.Image
+    stencil: Image.Image
+
+
+class CutoutCollection:
+    """
+    Objects worth pasting, by category: whole ones of middling size, away from the edges, no furniture and the like.
+
+    Args:
+        photos (`Iterable[tuple[Mapping, Iterable[Mapping]]]`):
+            COCO image entries, each with its annotations, all of which can be read.
+        categories (`Mapping[int, str]`):
+            Name of each category.
+        open_photo (`Callable[[int], Image.Image]`):
+            Gives the pixels of a photo, by its id.
+    """
+
+    def __init__(
+        self,
+        photos: Iterable[tuple[Mapping[str, Any], Iterable[Mapping[str, Any]]]],
+        categories: Mapping[int, str],
+        open_photo: Callable[[int], Image.Image],
+    ):
+        self._open_photo = open_photo
+        self._cut: dict[int, Cutout] = {}
+        self._sources: dict[int, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = defaultdict(list)
+        for photo, annotations in photos:
+            for annotation in annotations:
+                is_fixture = categories[annotation["category_id"]] in FIXTURES
+                if not annotation.get("iscrowd") and not is_fixture and _is_worth_pasting(photo, annotation):
+                    self._sources[annotation["category_id"]].append((photo, annotation))
+
+    def choose(self, present: Iterable[int], photo_id: int, generator: random.Random) -> Cutout | None:
+        """A random object of another photo, mostly of a category that is present already; None if there is none."""
+        known = [category for category in sorted(set(present)) if category in self._sources]
+        pool = known if known and generator.random() < 0.8 else sorted(self._sources)
+        if not pool:
+            return None
+        photo, annotation = generator.choice(self._sources[generator.choice(pool)])
+        return self._cutout(photo, annotation) if photo["id"] != photo_id else None
+
+    def _cutout(self, photo: Mapping[str, Any], annotation: Mapping[str, Any]) -> Cutout:
+        if annotation["id"] not in self._cut:
+            mask = decode_mask(to_rle(annotation["segmentation"], photo["height"], photo["width"]))
+            left, top, right, bottom = box_of(mask)
+            self._cut[annotation["id"]] = Cutout(
+                annotation["category_id"],
+                photo["id"],
+                (photo["width"], photo["height"]),
+                self._open_photo(photo["id"]).crop((left, top, right, bottom)),
+                Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255),
+            )
+        return self._cut[annotation["id"]]
+
+
+def _is_worth_pasting(photo: Mapping[str, Any], annotation: Mapping[str, Any]) -> bool:
+    left, top, width, height = annotation["bbox"]
+    inside = left > 2 and top > 2 and left + width < photo["width"] - 2 and top + height < photo["height"] - 2
+    share = annotation.get("area", width * height) / (photo["width"] * photo["height"])
+    return inside and _SMALLEST < share < _LARGEST
 
 
 def paste_objects(
-    photos: Sequence[Mapping[str, Any]],
-    annotations: Mapping[int, Sequence[Mapping[str, Any]]],
-    splits: Mapping[int, str],
-    categories: Mapping[int, str],
-    folder: Path,
-    count: int,
-    first_id: int,
-    generator: random.Random,
-) -> list[tuple[dict[str, Any], list[dict[str, Any]], str]]:
+    photo: AnnotatedPhoto, photo_id: int, cutouts: CutoutCollection, generator: random.Random
+) -> tuple[AnnotatedPhoto, list[int]]:
     """
-    Make images, each a photo with one to three objects of other photos of its split.
+    Paste one to three objects of other photos into a photo.
 
     Args:
-        photos (`Sequence[Mapping]`):
-            COCO image entries, the files being in `folder`.
-        annotations (`Mapping[int, Sequence[Mapping]]`):
-            Annotations by image id, all of which can be read.
-        splits (`Mapping[int, str]`):
-            Split of each photo; objects never cross from one to the other.
-        categories (`Mapping[int, str]`):
-            Name of each category; furniture and the like is not pasted.
-        folder (`Path`):
-            Where the photos are and the new images are written.
-        count (`int`):
-            Images to make.
-        first_id (`int`):
-            Image id of the first of them.
+        photo (`AnnotatedPhoto`):
+            The photo, which stays as it is.
+        photo_id (`int`):
+            Its id: nothing is pasted from the photo into itself.
+        cutouts (`CutoutCollection`):
+            What can be pasted.
         generator (`random.Random`):
             Source of all choices.
 
     Returns:
-        `list[tuple[dict, list[dict], str]]`: image entry (with `source_image_ids`), annotations and split of each.
-        Fewer than `count` where the photos hardly have objects worth pasting.
+        `tuple[AnnotatedPhoto, list[int]]`: the new image and the ids of the photos whose objects it shows beside its
+        own; none if no place was found.
     """
-    next_image = first_id
-    next_annotation = max((item["id"] for items in annotations.values() for item in items), default=0) + 1
-    sources = _sources(photos, annotations, splits, categories)
-    made: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = []
-    for _ in range(count * 3):
-        if len(made) == count:
-            break
-        photo = generator.choice(photos)
-        split = splits[photo["id"]]
-        present = {annotation["category_id"] for annotation in annotations[photo["id"]]}
-        canvas = _Canvas(photo, annotations[photo["id"]], folder)
-        used = {photo["id"]}
-        for _ in range(generator.choice((1, 1, 2, 3))):
-            # Mostly a second of something that is there already.
-            known = [category for category in sorted(present) if sources[split].get(category)]
-            pool = known if known and generator.random() < 0.8 else sorted(sources[split])
-            if not pool:
-                break
-            source, annotation = generator.choice(sources[split][generator.choice(pool)])
-            if source["id"] != photo["id"] and canvas.paste(source, annotation, generator):
-                used.add(source["id"])
-        if len(used) == 1:
+    present = [item.category_id for item in photo.objects]
+    used = []
+    for _ in range(generator.choice((1, 1, 2, 3))):
+        cutout = cutouts.choose(present, photo_id, generator)
+        if cutout is not None:
+            pasted = _paste(photo, cutout, generator)
+            if pasted is not None:
+                photo = pasted
+                used.append(cutout.photo_id)
+    return photo, used
+
+
+def _paste(photo: AnnotatedPhoto, cutout: Cutout, generator: random.Random) -> AnnotatedPhoto | None:
+    """Paste an object somewhere it covers little of others; None if no such place was found."""
+    pixels, stencil = cutout.pixels, cutout.stencil
+    if generator.random() < 0.5:
+        flip = Image.Transpose.FLIP_LEFT_RIGHT
+        pixels, stencil = pixels.transpose(flip), stencil.transpose(flip)
+    width, height = photo.pixels.size
+    fit = min(width / cutout.photo_size[0], height / cutout.photo_size[1])
+    for _ in range(_TRIES):
+        scale = generator.uniform(0.6, 1.3) * fit
+        size = (round(pixels.width * scale), round(pixels.height * scale))
+        if min(size) < 8 or size[0] >= width or size[1] >= height:
             continue
-        # Not twelve digits, which would name a photo of COCO.
-        name = f"pasted_{next_image}.jpg"
-        canvas.pixels.save(folder / name, quality=_QUALITY)
-        entry = {
-            "id": next_image,
-            "file_name": name,
-            "height": photo["height"],
-            "width": photo["width"],
-            "source_image_ids": sorted(used),
-        }
-        parts = canvas.annotations(next_image, next_annotation)
-        next_image += 1
-        next_annotation += len(parts)
-        made.append((entry, parts, split))
-    return made
-
-
-def _sources(
-    photos: Sequence[Mapping[str, Any]],
-    annotations: Mapping[int, Sequence[Mapping[str, Any]]],
-    splits: Mapping[int, str],
-    categories: Mapping[int, str],
-) -> dict[str, dict[int, list[tuple[Mapping[str, Any], Mapping[str, Any]]]]]:
-    """Objects worth pasting, by split and category: whole ones of middling size, away from the edges."""
-    sources: dict[str, dict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    for photo in photos:
-        for annotation in annotations[photo["id"]]:
-            left, top, width, height = annotation["bbox"]
-            inside = left > 2 and top > 2 and left + width < photo["width"] - 2 and top + height < photo["height"] - 2
-            share = annotation.get("area", width * height) / (photo["width"] * photo["height"])
-            is_fixture = categories.get(annotation["category_id"]) in FIXTURES
-            if not annotation.get("iscrowd") and not is_fixture and inside and _SMALLEST < share < _LARGEST:
-                sources[splits[photo["id"]]][annotation["category_id"]].append((photo, annotation))
-    return sources
-
-
-class _Canvas:
-    """A photo into which objects are pasted, with the masks of all that is on it."""
-
-    def __init__(self, photo: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], folder: Path):
-        self.folder = folder
-        with Image.open(folder / photo["file_name"]) as image:
-            self.pixels = image.convert("RGB")
-        self.height, self.width = photo["height"], photo["width"]
-        self.items = [
-            (annotation, decode_mask(to_rle(annotation["segmentation"], self.height, self.width)))
-            for annotation in annotations
+        left, top = generator.randrange(width - size[0]), generator.randrange(height - size[1])
+        shape = stencil.resize(size, Image.Resampling.BILINEAR)
+        placed = np.asarray(shape) >= 128
+        rows, columns = slice(top, top + size[1]), slice(left, left + size[0])
+        covered = [np.count_nonzero(item.mask[rows, columns] & placed) for item in photo.objects]
+        areas = [np.count_nonzero(item.mask) for item in photo.objects]
+        is_hiding = any(lost > _MOST_COVERED * area for lost, area in zip(covered, areas, strict=True))
+        if is_hiding or not placed.any():
+            continue
+        canvas = photo.pixels.copy()
+        soft = shape.filter(ImageFilter.GaussianBlur(0.7))
+        canvas.paste(pixels.resize(size, Image.Resampling.LANCZOS), (left, top), soft)
+        mask = np.zeros((height, width), dtype=bool)
+        mask[rows, columns] = placed
+        objects = [
+            PhotoObject(item.category_id, item.mask & ~mask, item.is_crowd, item.visible_share * (1 - lost / area))
+            for item, lost, area in zip(photo.objects, covered, areas, strict=True)
         ]
-
-    def paste(self, source: Mapping[str, Any], annotation: Mapping[str, Any], generator: random.Random) -> bool:
-        """Paste an object somewhere it covers little of others; False if no such place was found."""
-        mask = decode_mask(to_rle(annotation["segmentation"], source["height"], source["width"]))
-        rows, columns = np.nonzero(mask)
-        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-        with Image.open(self.folder / source["file_name"]) as image:
-            cut = image.convert("RGB").crop(box)
-        stencil = Image.fromarray(mask[box[1] : box[3], box[0] : box[2]].astype(np.uint8) * 255)
-        if generator.random() < 0.5:
-            cut, stencil = (
-                cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-                stencil.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-            )
-        for _ in range(_TRIES):
-            scale = generator.uniform(0.6, 1.3) * min(self.width / source["width"], self.height / source["height"])
-            size = (round(cut.width * scale), round(cut.height * scale))
-            if min(size) < 8 or size[0] >= self.width or size[1] >= self.height:
-                continue
-            left = generator.randrange(self.width - size[0])
-            top = generator.randrange(self.height - size[1])
-            shape = stencil.resize(size, Image.Resampling.BILINEAR)
-            placed = np.zeros((self.height, self.width), dtype=bool)
-            placed[top : top + size[1], left : left + size[0]] = np.asarray(shape) >= 128
-            if not placed.any() or any((old & placed).sum() > _MOST_COVERED * old.sum() for _, old in self.items):
-                continue
-            soft = shape.filter(ImageFilter.GaussianBlur(0.7))
-            self.pixels.paste(cut.resize(size, Image.Resampling.LANCZOS), (left, top), soft)
-            self.items = [(item, old & ~placed) for item, old in self.items]
-            self.items.append((annotation, placed))
-            return True
-        return False
-
-    def annotations(self, image_id: int, first_id: int) -> list[dict[str, Any]]:
-        """COCO annotations of what is on the canvas now, masks as run lengths."""
-        entries = []
-        for item, mask in self.items:
-            if not mask.any():
-                continue
-            rows, columns = np.nonzero(mask)
-            left, top = int(columns.min()), int(rows.min())
-            rle = encode_mask(mask)
-            entries.append(
-                {
-                    "id": first_id + len(entries),
-                    "image_id": image_id,
-                    "category_id": item["category_id"],
-                    "segmentation": rle,
-                    "area": mask_area(rle),
-                    "bbox": [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top],
-                    "iscrowd": int(bool(item.get("iscrowd"))),
-                }
-            )
-        return entries
+        objects.append(PhotoObject(cutout.category_id, mask))
+        return AnnotatedPhoto(canvas, tuple(objects), photo.has_true_colors, has_pasted=True)
+    return None

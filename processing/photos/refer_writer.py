@@ -6,55 +6,103 @@ import logging
 import random
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from tqdm.auto import tqdm
+
 from ..data.canonical_rows import find_image
 from ..data.masks import mask_area, to_rle
-from .expressions import ExpressionWriter, GradedExpression, Scene, SceneObject
-from .paste_objects import paste_objects
+from .annotated_photo import AnnotatedPhoto, coco_annotations, read_annotated_photo, scene_of_photo
+from .augmentation import augment_photo, fit_size, resize_photo
+from .expressions import ExpressionWriter, GradedExpression
+from .paste_objects import CutoutCollection, paste_objects
+from .scene import Scene
 
 
 logger = logging.getLogger(__name__)
 
 REFERENCES_FILE = "refs(coco).json"
+_QUALITY = 92
+# Not every photo has room for what is to be pasted.
+_TRIES_PER_PASTED_IMAGE = 3
 
 
-def build_scene(
+@dataclass(frozen=True)
+class CocoPhotos:
+    """
+    A folder of photos with their COCO annotations.
+
+    Args:
+        instances_file (`str` or `Path`):
+            COCO annotations: `images`, `annotations` with `segmentation` and `bbox`, `categories`.
+        image_folder (`str` or `Path`):
+            The photos, under their own names or those of the 2014 or the 2017 edition.
+        versions (`int`, *optional*, defaults to 0):
+            How many versions of each training photo to write in its place: the first is the photo itself, the others
+            are cropped, mirrored and so on (see [`~processing.photos.augmentation`]). 0 brings the photos as they are.
+        persons_only (`bool`, *optional*, defaults to `False`):
+            Whether only the persons are annotated, and all of them: nothing is said of what else a photo may show, and
+            nothing is pasted into it.
+    """
+
+    instances_file: str | Path
+    image_folder: str | Path
+    versions: int = 0
+    persons_only: bool = False
+
+    def __post_init__(self):
+        if self.versions < 0:
+            raise ValueError(f"`versions` must be at least 0, got {self.versions}")
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A photo that can be used."""
+
+    image: Mapping[str, Any]
+    annotations: Sequence[Mapping[str, Any]]
+    path: Path
+    source: CocoPhotos
+    split: str
+
+    def read(self) -> AnnotatedPhoto:
+        return read_annotated_photo(self.path, self.image, self.annotations)
+
+
+@dataclass(frozen=True)
+class _NewImage:
+    """An image of the folder that is written, with what the writer of expressions wants."""
+
+    image: Mapping[str, Any]
+    annotations: Sequence[Mapping[str, Any]]
+    scene: Scene
+    split: str
+
+
+def find_problems(
     image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]], categories: Mapping[int, str]
-) -> tuple[Scene, list[str]]:
-    """
-    A photo's objects as the writer of expressions wants them, and what could not be used with the reason.
+) -> list[str]:
+    """What cannot be used of the annotations of a photo, with the reason."""
+    problems = [(annotation["id"], _problem(image, annotation, categories)) for annotation in annotations]
+    return [f"annotation {identifier}: {problem}" for identifier, problem in problems if problem]
 
-    Areas are those of the masks: the `area` field of COCO crowds does not agree with their run lengths.
-    """
-    objects, problems = [], []
-    for annotation in sorted(annotations, key=lambda annotation: annotation["id"]):
-        try:
-            mask = to_rle(annotation["segmentation"], image["height"], image["width"])
-            area = mask_area(mask)
-            if area == 0:
-                raise ValueError("its mask covers no pixel")
-            left, top, width, height = annotation["bbox"]
-            category = categories[annotation["category_id"]]
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
-            problems.append(f"annotation {annotation['id']}: {reason}")
-            continue
-        objects.append(
-            SceneObject(
-                annotation_id=annotation["id"],
-                category=category,
-                left=left,
-                top=top,
-                right=left + width,
-                bottom=top + height,
-                area=area,
-                is_crowd=bool(annotation.get("iscrowd")),
-            )
-        )
-    return Scene(image["id"], image["width"], image["height"], tuple(objects)), problems
+
+def _problem(image: Mapping[str, Any], annotation: Mapping[str, Any], categories: Mapping[int, str]) -> str | None:
+    for key, known in (("segmentation", None), ("bbox", None), ("category_id", categories)):
+        if key not in annotation:
+            return f"missing {key!r}"
+        if known is not None and annotation[key] not in known:
+            return f"unknown {key} {annotation[key]}"
+    try:
+        area = mask_area(to_rle(annotation["segmentation"], image["height"], image["width"]))
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None if area else "its mask covers no pixel"
 
 
 def split_of_image(image_id: int, validation_share: float, seed: int) -> str:
@@ -111,19 +159,22 @@ def references_of_image(
 
 
 def write_coco_refer_folder(
-    instances_file: str | Path,
-    image_folder: str | Path,
+    sources: CocoPhotos | Sequence[CocoPhotos],
     output_folder: str | Path,
     *,
     seed: int = 0,
     max_per_level: int = 4,
+    max_per_image: int | None = None,
     absent_share: float = 0.2,
     levels: Collection[str] | None = None,
     exclude_image_ids: Collection[str | int] = (),
     validation_share: float = 0.0,
+    validation_image_ids: Collection[str | int] = (),
     max_images: int | None = None,
     pasted_images: int = 0,
+    longest_side: int | None = None,
     images: str = "link",
+    show_progress: bool = False,
 ) -> dict[str, int]:
     """
     Write `refs(coco).json`, `instances.json` and `images/` from COCO annotations.
@@ -131,25 +182,30 @@ def write_coco_refer_folder(
     The same arguments give the same files, byte for byte.
 
     Args:
-        instances_file (`str` or `Path`):
-            COCO annotations: `images`, `annotations` with `segmentation` and `bbox`, `categories`.
-        image_folder (`str` or `Path`):
-            The photos, under their own names or those of the 2014 or the 2017 edition.
+        sources (`CocoPhotos` or `Sequence[CocoPhotos]`):
+            Photos and annotations, of the same categories.
         output_folder (`str` or `Path`):
             Folder to write; must not hold references yet.
-        seed, max_per_level, absent_share, levels:
+        seed, max_per_level, max_per_image, absent_share, levels:
             See [`~processing.photos.expressions.ExpressionWriter`].
         exclude_image_ids (`Collection`, *optional*):
             Images neither described nor used as a source of objects: those that a benchmark holds out.
         validation_share (`float`, *optional*, defaults to 0.0):
             Share of the images for the split `val`.
+        validation_image_ids (`Collection`, *optional*):
+            Images for the split `val`, whatever the share. Photos of that split are neither changed nor pasted into
+            training images.
         max_images (`int`, *optional*):
-            Use no more than this many photos, those of lowest id.
+            Use no more than this many photos of each source, those of lowest id.
         pasted_images (`int`, *optional*, defaults to 0):
             Additional images to make by pasting objects of one photo into another of the same split, so that nouns
             alone no longer decide: see [`~processing.photos.paste_objects`].
+        longest_side (`int`, *optional*):
+            Most pixels of the longer side of versions and pasted images.
         images (`str`, *optional*, defaults to `"link"`):
             `"link"` or `"copy"` the photos into `images/`.
+        show_progress (`bool`, *optional*, defaults to `False`):
+            Whether to show progress bars.
 
     Returns:
         `dict[str, int]`: how many images, references, sentences and sentences of each level; and how many images were
@@ -158,107 +214,223 @@ def write_coco_refer_folder(
 
     Raises:
         ValueError: if an argument makes no sense, the output holds references already, a photo is named by a path
-            that leads out of its folder, or no image is left.
+            that leads out of its folder, two sources have the same ids, or no image is left.
     """
+    sources = [sources] if isinstance(sources, CocoPhotos) else list(sources)
     if images not in ("link", "copy"):
         raise ValueError(f"`images` must be 'link' or 'copy', got {images!r}")
     if not 0 <= validation_share < 1:
         raise ValueError(f"`validation_share` must be at least 0 and below 1, got {validation_share}")
+    if longest_side is not None and longest_side < 16:
+        raise ValueError(f"`longest_side` must be at least 16, got {longest_side}")
     output = Path(output_folder)
     if (output / REFERENCES_FILE).exists():
         raise ValueError(f"{output} holds references already: choose another folder or delete it")
-    instances = json.loads(Path(instances_file).read_text("utf-8"))
-    excluded = {str(identifier) for identifier in exclude_image_ids}
-    photos = sorted(
-        (image for image in instances["images"] if str(image["id"]) not in excluded), key=lambda image: image["id"]
-    )[:max_images]
-    annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in instances["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
-    (output / "images").mkdir(parents=True, exist_ok=True)
-    names = {category["id"]: category["name"] for category in instances["categories"]}
-    counts: Counter[str] = Counter(images=0, references=0, sentences=0, skipped_images=0)
-    scenes: dict[int, Scene] = {}
-    kept = []
-    for image in photos:
-        scene, problems = build_scene(image, annotations[image["id"]], names)
-        if problems:
-            logger.warning("Image %s left out: %s", image["id"], "; ".join(problems))
-            counts["skipped_images"] += 1
-        elif _bring_image(image, Path(image_folder), output / "images", images):
-            scenes[image["id"]] = scene
-            kept.append(image)
-    if not kept:
-        raise ValueError(
-            f"no image of {instances_file} is left: none was found in {image_folder}, all are excluded, or none has"
-            " annotations that can be read"
-        )
-    splits = {image["id"]: split_of_image(image["id"], validation_share, seed) for image in kept}
-    if pasted_images:
-        generator = random.Random(f"{seed}:paste")
-        first_id = max(image["id"] for image in instances["images"]) + 1
-        made = paste_objects(kept, annotations, splits, names, output / "images", pasted_images, first_id, generator)
-        for image, parts, split in made:
-            kept.append(image)
-            annotations[image["id"]] = parts
-            scenes[image["id"]] = build_scene(image, parts, names)[0]
-            splits[image["id"]] = split
-
+    tables = [json.loads(Path(source.instances_file).read_text("utf-8")) for source in sources]
+    categories = tables[0]["categories"]
+    _check_tables(tables)
+    names = {category["id"]: category["name"] for category in categories}
     options = {} if levels is None else {"levels": tuple(levels)}
     writer = ExpressionWriter(
-        vocabulary={category["name"]: category.get("supercategory", "") for category in instances["categories"]},
+        vocabulary={category["name"]: category.get("supercategory", "") for category in categories},
         seed=seed,
         max_per_level=max_per_level,
+        max_per_image=max_per_image,
         absent_share=absent_share,
         **options,
     )
+    excluded = {str(identifier) for identifier in exclude_image_ids}
+    held_out = {str(identifier) for identifier in validation_image_ids}
+    photos: list[_Photo] = []
+    counts: Counter[str] = Counter(images=0, references=0, sentences=0, skipped_images=0)
+    for source, table in zip(sources, tables, strict=True):
+        of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in sorted(table["annotations"], key=lambda annotation: annotation["id"]):
+            of_image[annotation["image_id"]].append(annotation)
+        chosen = sorted(
+            (image for image in table["images"] if str(image["id"]) not in excluded), key=lambda image: image["id"]
+        )
+        for image in chosen[:max_images]:
+            path = _find_photo(image, Path(source.image_folder))
+            problems = find_problems(image, of_image[image["id"]], names)
+            if problems:
+                logger.warning("Image %s left out: %s", image["id"], "; ".join(problems))
+                counts["skipped_images"] += 1
+            elif path is not None:
+                is_held_out = str(image["id"]) in held_out
+                split = "val" if is_held_out else split_of_image(image["id"], validation_share, seed)
+                photos.append(_Photo(image, of_image[image["id"]], path, source, split))
+    if not photos:
+        raise ValueError(
+            f"no image of {', '.join(str(source.instances_file) for source in sources)} is left: none was found in the"
+            " folder of photos, all are excluded, or none has annotations that can be read"
+        )
+    (output / "images").mkdir(parents=True, exist_ok=True)
+    first_image_id = max(image["id"] for table in tables for image in table["images"]) + 1
+    first_annotation_id = max((item["id"] for table in tables for item in table["annotations"]), default=0) + 1
+    maker = _ImageMaker(output / "images", names, seed, longest_side, first_image_id, first_annotation_id)
+    progress = partial(tqdm, disable=not show_progress)
+    made: list[_NewImage] = []
+    for photo in progress(photos, desc="photos"):
+        if photo.split == "train" and photo.source.versions:
+            made.extend(maker.versions(photo))
+        else:
+            _bring_image(photo.image, photo.path, output / "images", images)
+            made.append(maker.original(photo))
+    if pasted_images:
+        made.extend(progress(maker.pasted(photos, pasted_images), desc="pasted images", total=pasted_images))
     references: list[dict[str, Any]] = []
-    for image in kept:
-        expressions = writer.write(scenes[image["id"]])
-        category_of_annotation = {
-            annotation["id"]: annotation["category_id"] for annotation in annotations[image["id"]]
-        }
+    for new in progress(made, desc="expressions"):
+        expressions = writer.write(new.scene)
+        category_of_annotation = {annotation["id"]: annotation["category_id"] for annotation in new.annotations}
         references += references_of_image(
-            image, expressions, category_of_annotation, splits[image["id"]], len(references), counts["sentences"]
+            new.image, expressions, category_of_annotation, new.split, len(references), counts["sentences"]
         )
         counts["images"] += bool(expressions)
         counts["sentences"] += len(expressions)
         counts.update(f"level {expression.level}" for expression in expressions)
     counts["references"] = len(references)
-    chosen = {image["id"] for image in kept}
     used = {
-        "info": instances.get("info", {}),
-        "licenses": instances.get("licenses", []),
-        "images": kept,
-        "annotations": [
-            annotation for image_id in annotations if image_id in chosen for annotation in annotations[image_id]
-        ],
-        "categories": instances["categories"],
+        "info": tables[0].get("info", {}),
+        "licenses": tables[0].get("licenses", []),
+        "images": [new.image for new in made],
+        "annotations": [annotation for new in made for annotation in new.annotations],
+        "categories": categories,
     }
     (output / "instances.json").write_text(json.dumps(used), "utf-8")
     (output / REFERENCES_FILE).write_text(json.dumps(references), "utf-8")
     return dict(counts)
 
 
-def _bring_image(image: Mapping[str, Any], source: Path, target: Path, how: str) -> bool:
+def _check_tables(tables: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where tables of annotations cannot be put together."""
+    names = [{category["id"]: category["name"] for category in table["categories"]} for table in tables]
+    if any(other != names[0] for other in names):
+        raise ValueError("the sources differ in their categories")
+    for kind in ("images", "annotations"):
+        found = Counter(item["id"] for table in tables for item in table[kind])
+        twice = [identifier for identifier, number in found.items() if number > 1]
+        if twice:
+            raise ValueError(f"`{kind}` of the sources share ids: {twice[:5]}")
+
+
+class _ImageMaker:
+    """Makes the images of the folder that is written, and numbers them and their annotations."""
+
+    def __init__(
+        self,
+        folder: Path,
+        categories: Mapping[int, str],
+        seed: int,
+        longest_side: int | None,
+        next_image_id: int,
+        next_annotation_id: int,
+    ):
+        self.folder = folder
+        self.categories = categories
+        self.seed = seed
+        self.longest_side = longest_side
+        self.next_image_id = next_image_id
+        self.next_annotation_id = next_annotation_id
+
+    def original(self, photo: _Photo) -> _NewImage:
+        """A photo as it is."""
+        scene = scene_of_photo(
+            photo.read(),
+            photo.image["id"],
+            [annotation["id"] for annotation in photo.annotations],
+            self.categories,
+            photo.source.persons_only,
+        )
+        return _NewImage(photo.image, photo.annotations, scene, photo.split)
+
+    def versions(self, photo: _Photo) -> Iterator[_NewImage]:
+        """The photo itself, and versions of it."""
+        original = photo.read()
+        for number in range(photo.source.versions):
+            if number == 0:
+                version = resize_photo(original, fit_size(original.pixels.size, self.longest_side))
+            else:
+                generator = random.Random(f"{self.seed}:{photo.image['id']}:{number}")
+                version = augment_photo(original, generator, self.longest_side)
+            yield self._new_image(version, "version", [photo.image["id"]], photo.split, photo.source.persons_only)
+
+    def pasted(self, photos: Sequence[_Photo], count: int) -> Iterator[_NewImage]:
+        """Photos with objects of others pasted in; fewer than `count` where hardly any object is worth pasting."""
+        by_id = {photo.image["id"]: photo for photo in photos}
+
+        def open_photo(identifier: int) -> Image.Image:
+            with Image.open(by_id[identifier].path) as file:
+                return file.convert("RGB")
+
+        cutouts = {
+            split: CutoutCollection(
+                ((photo.image, photo.annotations) for photo in photos if photo.split == split),
+                self.categories,
+                open_photo,
+            )
+            for split in ("train", "val")
+        }
+        canvases = [photo for photo in photos if not photo.source.persons_only]
+        made = 0
+        for number in range(count * _TRIES_PER_PASTED_IMAGE if canvases else 0):
+            if made == count:
+                break
+            generator = random.Random(f"{self.seed}:paste:{number}")
+            photo = generator.choice(canvases)
+            canvas = photo.read()
+            if photo.split == "train" and photo.source.versions:
+                canvas = augment_photo(canvas, generator, self.longest_side)
+            else:
+                canvas = resize_photo(canvas, fit_size(canvas.pixels.size, self.longest_side))
+            image, sources = paste_objects(canvas, photo.image["id"], cutouts[photo.split], generator)
+            if sources:
+                made += 1
+                yield self._new_image(image, "pasted", [photo.image["id"], *sources], photo.split)
+
+    def _new_image(
+        self, photo: AnnotatedPhoto, kind: str, sources: Sequence[int], split: str, persons_only: bool = False
+    ) -> _NewImage:
+        # Not twelve digits, which would name a photo of COCO.
+        name = f"{kind}_{self.next_image_id}.jpg"
+        photo.pixels.save(self.folder / name, quality=_QUALITY)
+        width, height = photo.pixels.size
+        entry = {
+            "id": self.next_image_id,
+            "file_name": name,
+            "height": height,
+            "width": width,
+            "source_image_ids": sorted(set(sources)),
+        }
+        annotations = coco_annotations(photo, self.next_image_id, self.next_annotation_id)
+        identifiers = [annotation["id"] for annotation in annotations]
+        scene = scene_of_photo(photo, self.next_image_id, identifiers, self.categories, persons_only)
+        self.next_image_id += 1
+        self.next_annotation_id += len(annotations)
+        return _NewImage(entry, annotations, scene, split)
+
+
+def _find_photo(image: Mapping[str, Any], folder: Path) -> Path | None:
     name = Path(image["file_name"])
     if name.is_absolute() or ".." in name.parts:
         raise ValueError(f"image {image['id']} is named {image['file_name']!r}, which leads out of its folder")
     try:
-        path = find_image(source, image["file_name"], str(image["id"])).resolve()
+        return find_image(folder, image["file_name"], str(image["id"])).resolve()
     except ValueError as error:
         logger.warning("Image %s left out: %s", image["id"], error)
-        return False
+        return None
+
+
+def _bring_image(image: Mapping[str, Any], path: Path, target: Path, how: str) -> None:
     destination = target / image["file_name"]
     destination.parent.mkdir(parents=True, exist_ok=True)
     if destination.is_symlink():
         destination.unlink()
     elif destination.exists():
         if destination.samefile(path):
-            return True  # the photos lie in the folder that is written
+            return  # the photos lie in the folder that is written
         destination.unlink()
     if how == "copy":
         shutil.copyfile(path, destination)
     else:
         destination.symlink_to(path)
-    return True

@@ -8,7 +8,13 @@ from processing.data.masks import decode_mask, encode_mask, mask_area, to_rle
 from processing.data.referring_datasets import load_referring_dataset
 from processing.data.run import main
 from processing.photos.expressions import LEVELS
-from processing.photos.refer_writer import REFERENCES_FILE, build_scene, split_of_image, write_coco_refer_folder
+from processing.photos.refer_writer import (
+    REFERENCES_FILE,
+    CocoPhotos,
+    find_problems,
+    split_of_image,
+    write_coco_refer_folder,
+)
 from processing.training.training_data import load_rows
 
 
@@ -65,7 +71,8 @@ def photos(tmp_path):
 
 
 def write(photos, output="refer", **options):
-    return write_coco_refer_folder(photos / "instances.json", photos / "photos", photos / output, **options)
+    source = CocoPhotos(photos / "instances.json", photos / "photos")
+    return write_coco_refer_folder(source, photos / output, **options)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -199,8 +206,7 @@ def test_bad_annotations_are_named():
         {**good, "id": 4, "segmentation": [[40, 40, 50, 40, 50, 50]]},
         {key: value for key, value in {**good, "id": 5}.items() if key != "bbox"},
     ]
-    scene, problems = build_scene(image, [good, *bad], NAMES)
-    assert [item.annotation_id for item in scene.objects] == [1]
+    problems = find_problems(image, [good, *bad], NAMES)
     assert [problem.split(":")[0] for problem in problems] == [f"annotation {number}" for number in (2, 3, 4, 5)]
     assert "covers no pixel" in problems[2]
 
@@ -210,9 +216,8 @@ def test_photos_in_the_folder_that_is_written_stay(photos, how):
     (photos / "refer").mkdir()
     (photos / "photos").rename(photos / "refer" / "images")
     before = files_of(photos / "refer" / "images")
-    write_coco_refer_folder(
-        photos / "instances.json", photos / "refer" / "images", photos / "refer", images=how, pasted_images=2
-    )
+    source = CocoPhotos(photos / "instances.json", photos / "refer" / "images")
+    write_coco_refer_folder(source, photos / "refer", images=how, pasted_images=2)
     after = files_of(photos / "refer" / "images")
     assert {name: after[name] for name in before} == before
     assert not any(path.is_symlink() for path in (photos / "refer" / "images").iterdir())

@@ -1,0 +1,126 @@
+"""Names of colors, measured in the pixels of an object.
+
+Each name has two regions in CIE LCh (lightness, chroma and hue of CIE Lab): a narrow one, of which nobody would call
+the color otherwise, and a wide one, outside of which nobody would use the name. An object clearly has a color where
+most of its pixels lie in the narrow region, and clearly lacks it where hardly any lies in the wide one. Between them
+nothing is said.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A box in lightness, chroma and hue; a hue range may pass 360 degrees."""
+
+    lightness: tuple[float, float]
+    chroma: tuple[float, float] = (0, 200)
+    hue: tuple[float, float] = (0, 360)
+
+    def holds(self, lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
+        darkest, lightest = self.lightness
+        dullest, strongest = self.chroma
+        first, last = self.hue
+        hue_from_first = (hue - first) % 360
+        return (
+            (lightness >= darkest)
+            & (lightness <= lightest)
+            & (chroma >= dullest)
+            & (chroma <= strongest)
+            & (hue_from_first <= last - first)
+        )
+
+
+# By eye, on sRGB under daylight white: (narrow, wide).
+_REGIONS: dict[str, tuple[_Region, _Region]] = {
+    "red": (_Region((20, 62), (42, 200), (15, 44)), _Region((10, 75), (22, 200), (-15, 58))),
+    "orange": (_Region((50, 85), (50, 200), (52, 74)), _Region((35, 95), (30, 200), (40, 88))),
+    "yellow": (_Region((65, 100), (45, 200), (84, 108)), _Region((50, 100), (22, 200), (70, 118))),
+    "green": (_Region((15, 90), (20, 200), (114, 175)), _Region((5, 100), (9, 200), (98, 205))),
+    "blue": (_Region((12, 80), (22, 200), (245, 305)), _Region((5, 95), (8, 200), (205, 318))),
+    "purple": (_Region((12, 60), (26, 200), (310, 340)), _Region((5, 85), (10, 200), (292, 362))),
+    "pink": (_Region((55, 92), (22, 200), (-20, 18)), _Region((35, 97), (10, 200), (-40, 42))),
+    "brown": (_Region((18, 50), (16, 50), (45, 82)), _Region((8, 75), (7, 75), (20, 100))),
+    "black": (_Region((0, 22), (0, 12)), _Region((0, 40), (0, 22))),
+    "white": (_Region((82, 100), (0, 9)), _Region((60, 100), (0, 20))),
+    "gray": (_Region((35, 62), (0, 6)), _Region((18, 90), (0, 15))),
+    "dark": (_Region((0, 26), (0, 24)), _Region((0, 50))),
+}
+COLOR_NAMES = tuple(_REGIONS)
+
+# Shares of the pixels that make a color clear, its absence clear, and that make a second color visible beside it.
+_MOST_ARE_SURE, _NEARLY_ALL_MAY_BE = 0.5, 0.75
+_HARDLY_ANY = 0.12
+# Pixels are looked up in a table of colors with 5 bits per channel.
+_BITS = 5
+
+
+@dataclass(frozen=True)
+class ColorShares:
+    """Shares of an object's pixels in the narrow (`sure`) and the wide (`possible`) region of each color name."""
+
+    sure: tuple[float, ...]
+    possible: tuple[float, ...]
+
+    def clear_colors(self) -> list[str]:
+        """Names that clearly hold; `"dark"` may stand beside another."""
+        return [
+            name
+            for name, sure, possible in zip(COLOR_NAMES, self.sure, self.possible, strict=True)
+            if sure >= _MOST_ARE_SURE and possible >= _NEARLY_ALL_MAY_BE
+        ]
+
+    def clearly_lacks(self, name: str) -> bool:
+        """Whether nobody would use this name for the object."""
+        return self.possible[COLOR_NAMES.index(name)] <= _HARDLY_ANY
+
+
+@cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """For each color of the table whether it lies in the narrow and in the wide region of each name."""
+    steps = (np.arange(2**_BITS) + 0.5) / 2**_BITS
+    rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lightness, chroma, hue = _to_lch(rgb)
+    sure, possible = (
+        np.stack([pair[index].holds(lightness, chroma, hue) for pair in _REGIONS.values()], axis=1)
+        for index in range(2)
+    )
+    return sure, possible
+
+
+def _to_lch(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """sRGB in 0 to 1 to lightness, chroma and hue in degrees (CIE 1976, white point D65)."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    root = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    lightness = 116 * root[:, 1] - 16
+    a, b = 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])
+    return lightness, np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
+
+
+def color_indices(pixels: np.ndarray) -> np.ndarray:
+    """Place of each pixel of an image (height, width, 3), 8 bits per channel, in the table of colors."""
+    red, green, blue = np.moveaxis(pixels.astype(np.int32) >> (8 - _BITS), -1, 0)
+    return (red << 2 * _BITS) | (green << _BITS) | blue
+
+
+def measure_colors(indices: np.ndarray) -> ColorShares:
+    """
+    Shares of the color names.
+
+    Args:
+        indices (`np.ndarray` of shape `(number_of_pixels,)`):
+            What [`color_indices`] gave for the pixels of one object, at least one.
+    """
+    sure, possible = _tables()
+    return ColorShares(_as_shares(sure[indices]), _as_shares(possible[indices]))
+
+
+def _as_shares(found: np.ndarray) -> tuple[float, ...]:
+    shares: Sequence[float] = found.mean(axis=0).tolist()
+    return tuple(shares)
