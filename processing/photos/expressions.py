@@ -577,7 +577,8 @@ class ExpressionWriter:
             holding = [item for item in items if depth_order(scene, item, landmark) == sign]
             others = [item for item in items if item not in holding]
             is_clear = all(
-                is_beside_in_depth(item, landmark) or depth_order(scene, item, landmark) == -sign for item in others
+                is_beside_in_depth(scene, item, landmark) or depth_order(scene, item, landmark) == -sign
+                for item in others
             )
             if len(holding) == 1 and is_clear and self._is_target(scene, holding[0]):
                 yield _Candidate(level, (holding[0],), (f"the {{x}} {words} {{y}}",), category, (anchor,), (landmark,))
@@ -826,4 +827,5 @@ def _unambiguous(templates: Iterable[str], singular: str, plural: str) -> list[s
     templates = list(templates)
     if singular != plural:
         return templates
-    return [template for template in templates if template != "the {xs}"] or templates
+    counted = re.compile(r"(all|both|every|each|two|three|four|five|six)\b")
+    return [template for template in templates if "{xs}" not in template or counted.search(template)] or templates

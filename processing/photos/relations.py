@@ -88,7 +88,8 @@ def is_under(item: SceneObject, anchor: SceneObject) -> bool:
         and item.category == "person"
         and anchor.left <= item.center_x <= anchor.right
         and anchor.center_y < item.top + 0.25 * (item.bottom - item.top)
-        and anchor.top < item.top
+        and anchor.top < item.top - 0.05 * (item.bottom - item.top)
+        and gap(item, anchor) == 0
     )
 
 
@@ -113,9 +114,9 @@ def depth_order(scene: Scene, item: SceneObject, anchor: SceneObject) -> int:
     return 1 if difference > 0 else -1
 
 
-def is_beside_in_depth(item: SceneObject, anchor: SceneObject) -> bool:
-    """Whether an object clearly is neither in front of nor behind another, since nothing of it lies above or below."""
-    return _overlap_across(item, anchor) == 0
+def is_beside_in_depth(scene: Scene, item: SceneObject, anchor: SceneObject) -> bool:
+    """Whether an object clearly is neither in front of nor behind another, since all of it is left or right of it."""
+    return max(item.left, anchor.left) - min(item.right, anchor.right) > 0.02 * scene.width
 
 
 def is_between(item: SceneObject, left: SceneObject, right: SceneObject, slack: float) -> bool:

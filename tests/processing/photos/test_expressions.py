@@ -1,27 +1,23 @@
+import itertools
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.photos.expressions import LEVELS, ExpressionWriter, Margins, Scene, SceneObject
-from processing.photos.wording import category_names, confusable, pluralize
+from processing.photos.color_names import COLOR_NAMES, ColorShares
+from processing.photos.expressions import LEVELS, ExpressionWriter, Margins
+from processing.photos.scene import Scene, SceneObject
+from processing.photos.wording import CARRIED, SUPPORTS, category_names, confusable, pluralize
 
 
-CATEGORIES = ("dog", "cup", "person", "sheep", "car", "zebra", "kite", "bench")
+CATEGORIES = ("dog", "cup", "person", "sheep", "car", "umbrella", "horse", "bicycle", "zebra", "kite", "bench")
 VOCABULARY = dict.fromkeys(CATEGORIES, "thing")
 WIDTH, HEIGHT = 400, 300
 ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
+ORDINALS |= {"1st": 0, "2nd": 1, "3rd": 2, "4th": 3, "5th": 4}
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
-RELATIONS = {
-    "left of": lambda item, anchor: item.center_x < anchor.left,
-    "right of": lambda item, anchor: item.center_x > anchor.right,
-    "above": lambda item, anchor: item.center_y < anchor.top,
-    "below": lambda item, anchor: item.center_y > anchor.bottom,
-}
-RELATIONS |= {f"to the {name}": rule for name, rule in RELATIONS.items() if name.endswith("of")}
-RELATIONS |= {"higher than": RELATIONS["above"], "lower than": RELATIONS["below"]}
-NEARNESS = ("nearest to", "closest to", "next to", "furthest from", "farthest away from")
 
 
 def distance(first, second):
@@ -30,120 +26,220 @@ def distance(first, second):
     return across * across + down * down
 
 
+def overlap(first, second):
+    return min(first.right, second.right) - max(first.left, second.left)
+
+
+def nearest(items, anchor, scene):
+    return sorted(items, key=lambda item: distance(item, anchor))[:1]
+
+
+def farthest(items, anchor, scene):
+    return sorted(items, key=lambda item: distance(item, anchor))[-1:]
+
+
+def each(rule):
+    return lambda items, anchor, scene: [item for item in items if rule(item, anchor, scene)]
+
+
+LEFT = each(lambda item, anchor, scene: item.center_x < anchor.left)
+RIGHT = each(lambda item, anchor, scene: item.center_x > anchor.right)
+RELATIONS = {
+    **dict.fromkeys(("left of", "to left of", "on left of"), LEFT),
+    **dict.fromkeys(("right of", "to right of", "on right of"), RIGHT),
+    **dict.fromkeys(("above", "higher than"), each(lambda item, anchor, scene: item.center_y < anchor.top)),
+    **dict.fromkeys(("below", "lower than"), each(lambda item, anchor, scene: item.center_y > anchor.bottom)),
+    **dict.fromkeys(("nearest to", "closest to", "next to", "by", "beside", "near"), nearest),
+    **dict.fromkeys(("furthest from", "farthest away from"), farthest),
+    "on": each(lambda item, anchor, scene: scene.touch(item, anchor) and item.top < anchor.top + 1.5 * HEIGHT),
+    "with": each(lambda item, anchor, scene: scene.touch(item, anchor)),
+    "under": each(
+        lambda item, anchor, scene: (
+            anchor.top < item.top and overlap(item, anchor) > 0 and distance(item, anchor) <= 16
+        )
+    ),
+    "in front of": each(lambda item, anchor, scene: item.bottom > anchor.bottom and overlap(item, anchor) > 0),
+    "behind": each(lambda item, anchor, scene: item.bottom < anchor.bottom and overlap(item, anchor) > 0),
+}
+RELATION_WORDS = "|".join(sorted(RELATIONS, key=len, reverse=True))
+COLOR_WORDS = "|".join(COLOR_NAMES)
+
+
+def alternation(pattern, one, many):
+    """A pattern in which `X` is the noun, which may be missing, and `XS` its plural, which may not."""
+    pattern = pattern.replace(" XS", " @").replace("X ", f"({one} )?").replace(" X", f"( {one})?")
+    return pattern.replace("@", many)
+
+
 class Reader:
     """Finds what a text means in a scene from the words alone: the definition of the language, without margins."""
 
     def __init__(self, scene):
+        self.scene = scene
         self.objects = scene.objects
         self.nouns = {singular: name for name in CATEGORIES for singular, _ in category_names(name)}
+        self.nouns["someone"] = "person"
         self.plurals = {plural: name for name in CATEGORIES for _, plural in category_names(name)}
-        self.singular = "(?P<x>" + "|".join(self.nouns) + ")"
-        self.plural = "(?P<xs>" + "|".join(self.plurals) + ")"
+        self.one = "(?:" + "|".join([*self.nouns, "one"]) + ")"
+        self.many = "(?:" + "|".join(self.plurals) + ")"
 
     def of(self, category):
         return [item for item in self.objects if item.category == category]
 
+    def category(self, text):
+        """Category of the noun of a text, or the one that fills the picture where there is none."""
+        for nouns in (self.plurals, self.nouns):
+            for noun in sorted(nouns, key=len, reverse=True):
+                if re.search(rf"\b{noun}\b", text):
+                    return nouns[noun]
+        return max(self.objects, key=lambda item: item.area).category if self.objects else None
+
     def read(self, text):
         """Ids of what is meant; None for a text that is not of the language."""
-        text = text.removeprefix("the ")
-        if text in ("everyone", "everybody in the picture"):
-            return self.ids(self.of("person"))
-        one, many = self.singular, self.plural
+        text = re.sub(r"\b(the|a|an) ", "", text)
+        found = self.find(text)
+        return None if found is None else tuple(sorted(item.annotation_id for item in found))
+
+    def find(self, text):
+        if text in ("everyone", "everybody"):
+            return self.of("person")
+        if text in self.nouns:
+            items = self.of(self.nouns[text])
+            if len(items) > 1 and text in self.plurals:
+                return None  # one or all?
+            return items if len(items) == 1 else []
+        if text in self.plurals:
+            return self.of(self.plurals[text])
+        for find in (self.find_by_order, self.find_by_color, self.find_several, self.find_by_relation):
+            found = find(text)
+            if found is not None:
+                return found
+        return None
+
+    def find_by_order(self, text):
+        items = self.of(self.category(text))
+
+        def order(key, start, stop=None):
+            return sorted(items, key=key)[start:stop]
+
         for pattern, find in (
-            (f"{one}", self.only),
-            (f"(left|leftmost) {one}|{one} (on|to) the (far )?left", lambda items: self.sort(items, "center_x")[:1]),
             (
-                f"(right|rightmost) {one}|{one} (on|to) the (far )?right",
-                lambda items: self.sort(items, "center_x")[-1:],
+                "(left|leftmost|left most|left side|far left) X|X ((on |to )?(far )?left|furthest left)",
+                lambda: order(lambda item: item.center_x, 0, 1),
             ),
             (
-                f"(upper|higher|topmost|highest) {one}|{one} (higher up in|nearest to the top of) the picture",
-                lambda items: self.sort(items, "center_y")[:1],
+                "(right|rightmost|right most|right side|far right) X|X ((on |to )?(far )?right|furthest right)",
+                lambda: order(lambda item: item.center_x, -1),
+            ),
+            ("(upper|higher|topmost|highest|top) X|X (on|at) top", lambda: order(lambda item: item.center_y, 0, 1)),
+            (
+                "(lower|lowest|bottommost|bottom) X|X (on|at) bottom",
+                lambda: order(lambda item: item.center_y, -1),
+            ),
+            ("(middle|center) X|X in (middle|center)", lambda: order(lambda item: item.center_x, 1, 2)),
+            (
+                "(front|closest|nearest) X|X (in front|in foreground|closest to us|closest to camera)",
+                lambda: order(lambda item: item.bottom, -1),
             ),
             (
-                f"(lower|lowest|bottommost) {one}|{one} (lower down in|nearest to the bottom of) the picture",
-                lambda items: self.sort(items, "center_y")[-1:],
-            ),
-            (f"middle {one}|{one} in the middle", lambda items: self.sort(items, "center_x")[1:2]),
-            (
-                f"(smaller|smallest|tiniest) {one}|smaller of the two {many}",
-                lambda items: self.sort(items, "area")[:1],
+                "(back|farthest) X|X (in back|furthest away|in background)",
+                lambda: order(lambda item: item.bottom, 0, 1),
             ),
             (
-                f"(bigger|larger|biggest|largest) {one}|larger of the two {many}|{one} that takes up the most space",
-                lambda items: self.sort(items, "area")[-1:],
+                "(smaller|smallest|tiniest|small|little) X|smaller of two XS",
+                lambda: order(lambda item: item.area, 0, 1),
             ),
-            (f"second (biggest|largest) {one}", lambda items: self.sort(items, "area")[-2:-1]),
-            (f"(all the|all|both) {many}|(every|each) {one}( in the picture)?", lambda items: items),
+            ("(bigger|larger|biggest|largest|big) X|larger of two XS", lambda: order(lambda item: item.area, -1)),
+            ("second (biggest|largest) X", lambda: order(lambda item: item.area, -2, -1)),
         ):
-            match = re.fullmatch(pattern.replace(f"|{one}", "|" + one.replace("<x>", "<x2>")), text)
-            if match:
-                return self.ids(find(self.of(self.category(match))))
-        match = re.fullmatch(f"(?P<nth>\\w+) {one} (counting )?from the (?P<side>left|right)", text)
-        if match and match["nth"] in ORDINALS:
-            line = self.sort(self.of(self.nouns[match["x"]]), "center_x")
-            line = line if match["side"] == "left" else line[::-1]
-            return self.ids(line[ORDINALS[match["nth"]] :][:1])
-        match = re.fullmatch(f"(all )?(?P<n>two|three|four|five|six) {many}", text)
+            if re.fullmatch(alternation(pattern, self.one, self.many), text):
+                return find()
+        corner = alternation("(in )?(?P<y>top|upper|bottom|lower) (?P<x>left|right)", "", "")
+        match = re.fullmatch(f"({self.one} )?{corner}( {self.one})?", text)
         if match:
-            items = self.of(self.plurals[match["xs"]])
-            return self.ids(items) if len(items) == NUMBERS[match["n"]] else ()
-        match = re.fullmatch(
-            f"(?P<n>two|three) (?P<side>left|right)most {many}|(?P<n2>two|three) "
-            f"{many.replace('<xs>', '<xs2>')} furthest to the (?P<side2>left|right)",
-            text,
+            x, y = (1 if match["x"] == "left" else -1), (1 if match["y"] in ("top", "upper") else -1)
+            return order(lambda item: x * item.center_x / WIDTH + y * item.center_y / HEIGHT, 0, 1)
+        nth, side = f"(?P<nth>{'|'.join(ORDINALS)})", "(counting )?from (?P<side>left|right)"
+        match = re.fullmatch(alternation(f"{nth} X {side}", self.one, self.many), text) or re.fullmatch(
+            alternation(f"X {nth} {side}", self.one, self.many), text
         )
         if match:
-            line = self.sort(self.of(self.plurals[match["xs"] or match["xs2"]]), "center_x")
-            count = NUMBERS[match["n"] or match["n2"]]
-            return self.ids(line[:count] if (match["side"] or match["side2"]) == "left" else line[-count:])
-        match = re.fullmatch(f"{one} and the {one.replace('<x>', '<y>')}", text)
-        if match:
-            both = [self.read(match["x"]), self.read(match["y"])]
-            return () if () in both else tuple(sorted(both[0] + both[1]))
-        return self.read_relation(text)
+            line = order(lambda item: item.center_x, 0)
+            return (line if match["side"] == "left" else line[::-1])[ORDINALS[match["nth"]] :][:1]
+        return None
 
-    def read_relation(self, text):
-        match = re.fullmatch(f"{self.singular} (?P<how>.+?) the (?P<anchor>.+)", text)
+    def find_by_color(self, text):
+        match = re.fullmatch(f"(?P<color>{COLOR_WORDS}) (?P<noun>{self.one})", text)
+        if match:
+            found = self.of_color(self.of(self.category(match["noun"])), match["color"])
+            return found if len(found) <= 1 else None
+        match = re.fullmatch(f"(all )?(?P<color>{COLOR_WORDS}) (?P<noun>{self.many})", text)
+        if match:
+            return self.of_color(self.of(self.category(match["noun"])), match["color"])
+        match = re.fullmatch(
+            f"(?:(?:person|someone) (?:in|with|wearing|dressed in) )?(?P<color>{COLOR_WORDS})(?P<top> top)?", text
+        )
+        if match and (match["top"] or " " in text):
+            found = self.of_color(self.of("person"), match["color"])
+            return found if len(found) <= 1 else None
+        return None
+
+    def of_color(self, items, color):
+        place = COLOR_NAMES.index(color)
+        measured = [(item, item.clothing if item.category == "person" else item.colors) for item in items]
+        return [item for item, shares in measured if shares is not None and shares.sure[place] >= 0.5]
+
+    def find_several(self, text):
+        if re.fullmatch(f"(all|both|both of) {self.many}|(every|each) {self.one}", text):
+            return self.of(self.category(text))
+        match = re.fullmatch(f"(all )?(?P<n>{'|'.join(NUMBERS)}) {self.many}", text)
+        if match:
+            items = self.of(self.category(text))
+            return items if len(items) == NUMBERS[match["n"]] else []
+        match = re.fullmatch(
+            f"(?P<n>two|three) ((left|right)(most)? {self.many}|{self.many} (furthest to|on) (left|right))", text
+        )
+        if match:
+            line = sorted(self.of(self.category(text)), key=lambda item: item.center_x)
+            count = NUMBERS[match["n"]]
+            return line[:count] if "left" in text else line[-count:]
+        match = re.fullmatch(f"(?P<first>{self.one}) and (?P<second>{self.one})", text)
+        if match:
+            both = [self.find(match["first"]), self.find(match["second"])]
+            return [] if [] in both else both[0] + both[1]
+        return None
+
+    def find_by_relation(self, text):
+        match = re.fullmatch(f"(?P<x>{self.one}) between (?P<y>{self.one}) and (?P<z>{self.one})", text)
+        if match:
+            anchors = [*self.find(match["y"]), *self.find(match["z"])]
+            if len(anchors) < 2:
+                return []
+            left, right = sorted(anchors, key=lambda item: item.center_x)
+            items = self.of(self.category(match["x"]))
+            return [item for item in items if left.right < item.center_x < right.left]
+        match = re.fullmatch(f"(?P<x>{self.one}) (?P<how>{RELATION_WORDS}) (?P<anchor>.+)", text)
         if not match:
             return None
-        items, how = self.of(self.nouns[match["x"]]), match["how"]
-        # The shortest relation word is not always the whole of it: "to the left of the cup".
-        for name in sorted([*RELATIONS, "nearest to", "closest to", "next to", "furthest from", "farthest away from"]):
-            rest = text.removeprefix(match["x"] + " ")
-            if rest.startswith(f"{name} the "):
-                how, anchor_text = name, rest.removeprefix(f"{name} the ")
-                break
-        else:
-            return None
-        anchor_ids = self.read(anchor_text)
-        if anchor_ids is None:
-            return None
-        anchors = [item for item in self.objects if item.annotation_id in anchor_ids]
+        items, how = self.of(self.category(match["x"])), match["how"]
+        if how == "with":  # a thing, not the only one
+            anchors = self.of(self.category(match["anchor"]))
+            return [item for item in items if any(self.scene.touch(item, anchor) for anchor in anchors)]
+        anchors = self.find(match["anchor"])
         if not anchors:
-            return ()
+            return anchors
         (anchor,) = anchors
-        if how in RELATIONS:
-            return self.ids([item for item in items if RELATIONS[how](item, anchor)])
-        line = sorted(items, key=lambda item: distance(item, anchor))
-        return self.ids(line[-1:] if "from" in how else line[:1])
+        return RELATIONS[how](items, anchor, self.scene)
 
-    def category(self, match):
-        groups = match.groupdict()
-        noun = groups.get("x") or groups.get("x2")
-        return self.nouns[noun] if noun else self.plurals[groups["xs"]]
 
-    @staticmethod
-    def sort(items, attribute):
-        return sorted(items, key=lambda item: getattr(item, attribute))
+def shares_of(*colors, unclear=()):
+    return ColorShares(
+        tuple(float(name in colors) for name in COLOR_NAMES),
+        tuple(1.0 if name in colors else 0.5 if name in unclear else 0.0 for name in COLOR_NAMES),
+    )
 
-    @staticmethod
-    def only(items):
-        return items if len(items) == 1 else []
 
-    @staticmethod
-    def ids(items):
-        return tuple(sorted(item.annotation_id for item in items))
+SHARES = (None, shares_of("red"), shares_of("blue"), shares_of("black", "dark"), shares_of(unclear=COLOR_NAMES))
 
 
 @st.composite
@@ -155,19 +251,30 @@ def scenes(draw):
         objects.append(
             SceneObject(
                 annotation_id=100 + number,
-                category=draw(st.sampled_from(CATEGORIES[:5])),
+                category=draw(st.sampled_from(("dog", "dog", "sheep", "car", *CATEGORIES[:8], "person"))),
                 left=left,
                 top=top,
                 right=left + width,
                 bottom=top + height,
                 area=width * height * draw(st.sampled_from((0.3, 0.5, 1.0))),
                 is_crowd=draw(st.integers(0, 9)) == 0,
+                is_cut=draw(st.integers(0, 9)) == 0,
+                colors=(colors := draw(st.sampled_from(SHARES))),
+                clothing=colors,
             )
         )
-    return Scene(draw(st.integers(1, 10**6)), WIDTH, HEIGHT, tuple(objects))
+    touching = [
+        frozenset((first.annotation_id, second.annotation_id))
+        for first, second in itertools.combinations(objects, 2)
+        if {first.category, second.category} & (CARRIED | set(SUPPORTS))
+        and first.category != second.category
+        and distance(first, second) == 0
+        and draw(st.booleans())
+    ]
+    return Scene(draw(st.integers(1, 10**6)), WIDTH, HEIGHT, tuple(objects), frozenset(touching))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(scenes(), st.integers(0, 3))
 def test_every_expression_means_what_it_says(scene, seed):
     expressions = ExpressionWriter(VOCABULARY, seed=seed, max_per_level=6).write(scene)
@@ -188,44 +295,42 @@ def test_every_expression_means_what_it_says(scene, seed):
             assert not single or not crowds & set(meaning)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(scenes(), st.integers(0, 3))
 def test_landmarks_are_the_objects_that_are_named_beside_the_referent(scene, seed):
     objects = {item.annotation_id: item for item in scene.objects}
     for expression in ExpressionWriter(VOCABULARY, seed=seed, max_per_level=6).write(scene):
         assert not set(expression.landmark_ids) & set(expression.annotation_ids)
         if expression.level in ("relation", "chain"):
-            assert len(expression.landmark_ids) == 1
+            assert len(expression.landmark_ids) == 2 if " between " in expression.text else expression.landmark_ids
         elif expression.level != "absent":
             assert not expression.landmark_ids
+        # What stands behind the relation, "the left car" of "the dog nearest to the left car", is the landmark.
+        text = re.sub(r"\b(the|a|an) ", "", expression.text)
         for identifier in expression.landmark_ids:
             nouns = {noun for names in category_names(objects[identifier].category) for noun in names}
-            # What stands behind the relation, "the left car" of "the dog nearest to the left car", is the landmark.
-            anchor = re.search(f"(?:{'|'.join([*RELATIONS, *NEARNESS])}) (the .+)", expression.text)[1]
+            anchor = re.search(rf"\b(?:{RELATION_WORDS}|between) (.+)", text)[1]
             assert any(noun in anchor for noun in nouns), expression.text
             if expression.level == "chain":
                 assert Reader(scene).read(anchor) == (identifier,), expression.text
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(scenes())
 def test_meaning_survives_a_small_shift_of_every_box(scene):
     """A margin is there so that what an expression means does not hang on a pixel."""
     expressions = ExpressionWriter(VOCABULARY).write(scene)
     moved = tuple(
-        SceneObject(
-            item.annotation_id,
-            item.category,
-            item.left + shift,
-            item.top - shift,
-            item.right + shift,
-            item.bottom - shift,
-            item.area,
-            item.is_crowd,
+        replace(
+            item,
+            left=item.left + shift,
+            top=item.top - shift,
+            right=item.right + shift,
+            bottom=item.bottom - shift,
         )
         for item, shift in zip(scene.objects, (2, -2, 1, -1, 2, -1, 1, -2, 2), strict=False)
     )
-    reader = Reader(Scene(scene.image_id, WIDTH, HEIGHT, moved))
+    reader = Reader(replace(scene, objects=moved))
     for expression in expressions:
         assert reader.read(expression.text) == expression.annotation_ids, expression.text
 
@@ -253,27 +358,29 @@ KITCHEN = scene_of(
 
 
 def texts_by_level(scene, **options):
+    """What is written in many tries, without articles."""
     found = {}
-    for seed in range(30):
+    for seed in range(60):
         for expression in ExpressionWriter(VOCABULARY, seed=seed, max_per_level=50, **options).write(scene):
-            found.setdefault(expression.level, {})[expression.text.removeprefix("the ")] = expression.annotation_ids
+            text = re.sub(r"\b(the|a|an) ", "", expression.text)
+            found.setdefault(expression.level, {})[text] = expression.annotation_ids
     return found
 
 
 def test_each_level_is_written_from_a_scene_that_has_it():
     found = texts_by_level(KITCHEN)
-    assert set(found) == set(LEVELS) - {"chain"}
+    assert set(found) == set(LEVELS) - {"chain", "color"}
     assert found["category"] == {"dog": (3,)}
-    assert found["position"]["second cup from the left"] == (1,)
+    assert found["position"]["second cup from left"] == (1,)
     assert found["position"]["middle cup"] == (1,)
     assert found["position"]["rightmost cup"] == (2,)
     assert found["size"]["biggest cup"] == (2,)
     assert found["size"]["second largest cup"] == (1,)
-    assert found["relation"]["cup furthest from the dog"] == (0,)
-    assert found["count"]["all the cups"] == (0, 1, 2)
+    assert found["relation"]["cup furthest from dog"] == (0,)
+    assert found["count"]["all cups"] == (0, 1, 2)
     assert found["count"]["three cups"] == (0, 1, 2)
     assert found["count"]["two leftmost cups"] == (0, 1)
-    assert found["absent"]["fourth cup from the left"] == ()
+    assert found["absent"]["fourth cup from left"] == ()
     assert found["absent"]["zebra"] == ()
 
 
@@ -284,7 +391,7 @@ def test_a_crowd_is_part_of_all_and_of_nothing_else():
     assert set(people.values()) == {(4, 5)}
     assert "everyone" in {text for _, text in people}
     everything = {text for texts in found.values() for text in texts}
-    assert not any(re.search(r"\b(two|both) people|person from the|left person", text) for text in everything)
+    assert not any(re.search(r"\b(two|both) people|person from|left person", text) for text in everything)
 
 
 def test_a_chain_names_its_anchor_by_place_or_size():
@@ -295,8 +402,8 @@ def test_a_chain_names_its_anchor_by_place_or_size():
         ("dog", 330, 200, 50, False),
     )
     chains = texts_by_level(scene)["chain"]
-    assert chains["dog nearest to the left car"] == (2,)
-    assert chains["dog closest to the bigger car"] == (3,)
+    assert chains["dog nearest to left car"] == (2,)
+    assert chains["dog closest to bigger car"] == (3,)
     assert "relation" not in texts_by_level(scene)
 
 
@@ -342,7 +449,7 @@ def test_limits():
     only = ExpressionWriter(VOCABULARY, levels=("absent",)).write(KITCHEN)
     assert {expression.level for expression in only} == {"absent"}
     for options, message in (
-        ({"levels": ("colour",)}, "unknown levels"),
+        ({"levels": ("colors",)}, "unknown levels"),
         ({"max_per_level": 0}, "max_per_level"),
         ({"absent_share": 1.0}, "absent_share"),
     ):

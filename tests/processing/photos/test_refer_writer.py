@@ -307,7 +307,8 @@ def test_script(photos, capsys):
 
 
 def test_real_photos(coco_mini, tmp_path):
-    counts = write_coco_refer_folder(coco_mini / "instances.json", coco_mini / "images", tmp_path / "refer")
+    source = CocoPhotos(coco_mini / "instances.json", coco_mini / "images")
+    counts = write_coco_refer_folder(source, tmp_path / "refer")
     assert counts["skipped_images"] == 0
     assert all(counts[f"level {level}"] > 20 for level in LEVELS)
     rows = load_referring_dataset(tmp_path / "refer", "train", on_bad_row="raise", check_images=True)
@@ -318,9 +319,7 @@ def test_real_photos(coco_mini, tmp_path):
         for item in instances["annotations"]
         if item["iscrowd"] and item["category_id"] == 1
     }
-    write_coco_refer_folder(
-        coco_mini / "instances.json", coco_mini / "images", tmp_path / "all", max_per_level=1000, levels=["count"]
-    )
+    write_coco_refer_folder(source, tmp_path / "all", max_per_level=1000, levels=["count"])
     rows = load_referring_dataset(tmp_path / "all", "train", on_bad_row="raise")
     written = {row["image_id"]: row for row in rows.remove_columns("image")}
     covered = 0
