@@ -48,7 +48,9 @@ def _add_photos(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same files")
     parser.add_argument("--max-per-level", type=int, default=4, help="most expressions of one level for one photo")
-    parser.add_argument("--max-per-image", type=int, default=None, help="most expressions for one photo, of all levels")
+    parser.add_argument(
+        "--max-per-image", type=int, default=None, help="most expressions for one photo, of all levels"
+    )
     parser.add_argument(
         "--absent-share", type=float, default=0.2, help="largest share of expressions without a target"
     )
