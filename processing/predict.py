@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .command_line import CommandParser
+
 
 if TYPE_CHECKING:
     from . import ReferringImageSegmentationPipeline
@@ -28,10 +30,9 @@ def probability(text: str) -> float:
     return value
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> CommandParser:
+    parser = CommandParser(
         prog="jmceln predict",
-        allow_abbrev=False,
         description="Find what expressions refer to in a picture: writes the picture with one coloured mask an "
         "expression and a legend, and prints a table.",
         epilog='example: jmceln predict --image photo.jpg --text "the woman left of the blue car" --output found.png',

@@ -2,8 +2,8 @@
 
 Such a folder holds `instances.json` (COCO annotations) and one or several files of references: `refs(unc).p`,
 `refs(umd).p`, `refs(google).p` (pickles; Yu et al. 2016, Mao et al. 2016), `grefs(unc).json` (gRefCOCO; Liu et al.
-2023, where `ann_id` is a list and `[-1]` means no target), or `refs(<name>).json` as `jmceln benchmark-data photos` writes it
-(as gRefCOCO, each sentence with a `level`). The photos are those of COCO train2014.
+2023, where `ann_id` is a list and `[-1]` means no target), or `refs(<name>).json` as `jmceln benchmark-data photos`
+writes it (as gRefCOCO, each sentence with a `level`). The photos are those of COCO train2014.
 """
 
 import functools

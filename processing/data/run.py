@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..command_line import CommandParser
 from ..photos.expressions import LEVELS as PHOTO_LEVELS
 from ..photos.refer_writer import CocoPhotos, write_coco_refer_folder
 from ..shapes.dataset import shapes_dataset
@@ -22,11 +23,10 @@ from .leak_filter import held_out_by_all
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="jmceln benchmark-data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     kinds = parser.add_subparsers(required=True, metavar="{photos,shapes}")
     _add_photos(kinds)
@@ -34,13 +34,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def _add_photos(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_photos(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = kinds.add_parser(
         "photos",
         help="referring expressions written from COCO annotations",
         description="Write referring expressions from COCO instance annotations, as a REFER folder.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.set_defaults(write=write_photos)
     parser.add_argument("instances", type=Path, help="COCO annotations of instances, with categories")
@@ -101,13 +100,12 @@ def _add_photos(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--image-files", choices=("link", "copy"), default="link", help="how to bring the photos over")
 
 
-def _add_shapes(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_shapes(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = kinds.add_parser(
         "shapes",
         help="scenes of the synthetic benchmark",
         description="Write images of the synthetic benchmark with expressions and masks, as a Parquet file.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.set_defaults(write=write_shapes)
     parser.add_argument("output", type=Path, help="Parquet file to write")

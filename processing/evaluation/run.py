@@ -20,6 +20,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from transformers import AutoModel, AutoProcessor
 
 import modeling_jmceln  # noqa: F401 - registers the model with AutoModel
 
+from ..command_line import CommandParser
 from ..data.referring_datasets import load_referring_dataset
 from ..shapes.dataset import shapes_dataset
 from .controls import CONTROLS
@@ -50,15 +52,19 @@ from .sheet import choose_cases, draw_sheet
 
 # What the format of results.json is called in it; to be raised when a reader of older files would be misled.
 RESULTS_FORMAT = 1
+# What a dataset takes that is not the synthetic benchmark, by the names of `load_referring_dataset`, and its revision.
+SOURCE_OPTIONS = (
+    *("dataset_name", "dataset_revision", "partition", "split_by", "sentence_field", "adapter", "columns"),
+    *("on_bad_row", "image_folder", "streaming"),
+)
 PACKAGES = ("jmceln", "torch", "transformers", "datasets", "accelerate", "numpy", "pillow", "pycocotools")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="jmceln evaluate",
         description=__doc__.split("\n\n", 1)[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument_group("model").add_argument
     add("--model", required=True, help="folder or hub id of a model with its processor")
@@ -91,8 +97,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--threshold", type=float, default=0.5, help="probability above which a pixel belongs to the mask")
     add("--presence-threshold", type=float, default=None, help="below it the mask is empty; 0.5, and 0 under lavt")
     add("--image-size", type=int, default=None, help="side of the input; the processor's own, and 480 under lavt")
-    add("--strict-precision", action="store_true", help="P@X counts IoU > X, not IoU >= X")
-    add("--controls", nargs="*", choices=list(CONTROLS), default=None, help="also score controls; all if none named")
+    add("--strict-precision", action="store_false", dest="inclusive", help="P@X counts IoU > X, not IoU >= X")
+    add("--controls", nargs="*", choices=list(CONTROLS), default=(), help="also score controls; all if none named")
     add("--seed", type=int, default=0, help="for shuffled words and random cases")
 
     add = parser.add_argument_group("running").add_argument
@@ -116,21 +122,15 @@ def load_dataset(arguments: argparse.Namespace) -> Any:
             image_size=arguments.shapes_image_size,
             **options,
         )
-    options = {} if arguments.dataset_revision is None else {"revision": arguments.dataset_revision}
-    return load_referring_dataset(
-        arguments.dataset,
-        arguments.split,
-        adapter=arguments.adapter,
-        columns=arguments.columns,
-        image_folder=arguments.image_folder,
-        split_by=arguments.split_by,
-        partition=arguments.partition,
-        sentence_field=arguments.sentence_field,
-        dataset_name=arguments.dataset_name,
-        streaming=arguments.streaming,
-        on_bad_row=arguments.on_bad_row,
-        **options,
-    )
+    options = {name: value for name, value in given(arguments, SOURCE_OPTIONS).items() if name != "dataset_revision"}
+    if arguments.dataset_revision is not None:
+        options["revision"] = arguments.dataset_revision
+    return load_referring_dataset(arguments.dataset, arguments.split, **options)
+
+
+def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The arguments of these names that have a value."""
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -148,11 +148,12 @@ def package_versions() -> dict[str, str | None]:
 
 
 def describe_data(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ["dataset", "split", "dataset_name", "dataset_revision", "partition", "split_by", "sentence_field"]
-    names += ["adapter", "columns", "on_bad_row"]
+    """What decides which rows are scored; where images lie and how they are read does not."""
     if arguments.dataset == "shapes":
-        names = ["dataset", "split", "shapes_images", "shapes_image_size", "shapes_seed", "shapes_levels"]
-    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+        names = [name for name in vars(arguments) if name.startswith("shapes_")]
+    else:
+        names = [name for name in SOURCE_OPTIONS if name not in ("image_folder", "streaming")]
+    return given(arguments, ["dataset", "split", *names])
 
 
 def default_output_folder(arguments: argparse.Namespace) -> Path:
@@ -164,20 +165,11 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
     """Runs the evaluation; returns its results on the main process."""
     transformers.logging.set_verbosity_warning()
     arguments = parse_arguments(argument_list)
-    controls = tuple(CONTROLS) if arguments.controls == [] else tuple(arguments.controls or ())
-    settings = EvaluationSettings(
-        protocol=arguments.protocol,
-        threshold=arguments.threshold,
-        presence_threshold=arguments.presence_threshold,
-        image_size=arguments.image_size,
-        inclusive=not arguments.strict_precision,
-        batch_size=arguments.batch_size,
-        max_expressions_per_call=arguments.max_expressions_per_call,
-        limit=arguments.limit,
-        controls=controls,
-        keep_masks=arguments.save_predictions or arguments.sheet_cases > 0,
-        seed=arguments.seed,
+    fields = given(
+        arguments, [field.name for field in dataclasses.fields(EvaluationSettings) if field.name in arguments]
     )
+    fields["controls"] = tuple(CONTROLS) if arguments.controls == [] else tuple(arguments.controls)
+    settings = EvaluationSettings(**fields, keep_masks=arguments.save_predictions or arguments.sheet_cases > 0)
     state = PartialState(cpu=arguments.device == "cpu")
     device = torch.device(arguments.device) if arguments.device and state.num_processes == 1 else state.device
     options = {"trust_remote_code": arguments.trust_remote_code, "revision": arguments.model_revision}

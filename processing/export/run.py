@@ -30,6 +30,7 @@ from torch.export import Dim, ExportedProgram
 
 from modeling_jmceln import JMCELNImageFeatures, JMCELNModel
 
+from ..command_line import CommandParser
 from .onnx_inference import DECODER, ENCODER, graph_path, load_onnx_pipeline
 
 
@@ -74,11 +75,10 @@ class ExpressionDecoder(nn.Module):
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="jmceln export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--model", required=True, help="folder or Hub id of a trained JMCELN with its processor")
     parser.add_argument("--output", type=Path, default=Path("runs/export"), help="folder to write to")

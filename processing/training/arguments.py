@@ -10,7 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_jmceln import JMCELNConfig
 
-from .names import check_config_fields, nearest_name
+from ..names import check_config_fields, nearest_name
 
 
 def _parsed(value: Any) -> Any:

@@ -10,9 +10,9 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ..data.refer_folder import is_refer_folder
 from ..data.referring_datasets import load_referring_dataset
+from ..names import check_arguments
 from ..shapes.dataset import shapes_dataset, shapes_row
 from .image_sampler import ImageDraw
-from .names import check_arguments
 
 
 SHAPES = "shapes"

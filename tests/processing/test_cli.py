@@ -39,6 +39,24 @@ def test_other_commands_are_refused_with_the_list(arguments: list[str], capsys: 
     assert "jmceln" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["predict", "--image", "a.png", "--text", "a", "--ouput", "b.png"], "--output"),
+        (["evaluate", "--model", "a", "--dataset", "shapes", "--split", "val", "--batchsize=2"], "--batch-size"),
+        (["export", "--model", "a", "--round", "2"], "--rounds"),
+        (["benchmark-data", "shapes", "a.parquet", "--imagesize", "2"], "--image-size"),
+    ],
+)
+def test_mistyped_options_are_answered_with_the_nearest(
+    arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert f"did you mean `{nearest}`?" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_script_runs_the_command_of_its_checkout_from_anywhere(tmp_path: Path) -> None:
     script = REPOSITORY / "scripts" / "train.py"

@@ -6,7 +6,7 @@ import pytest
 from transformers import BertConfig, SwinConfig
 
 from modeling_jmceln import JMCELNConfig
-from processing.training.names import check_arguments, check_config_fields, nearest_name
+from processing.names import check_arguments, check_config_fields, nearest_name
 
 
 def test_nearest_name() -> None:
