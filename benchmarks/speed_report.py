@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import fit_line
-from processing.evaluation.report import fill_between
+from processing.evaluation.report import fill_between, markdown_table
 
 
 GIGA = 1e9
@@ -15,8 +15,7 @@ ENCODERS = ("backbone", "text_model")
 
 def table(rows: Iterable[dict[str, str]]) -> str:
     rows = list(rows)
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows)])
+    return markdown_table([list(rows[0]), *(list(row.values()) for row in rows)])
 
 
 def select(records: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 from processing import JMCELNImageProcessor, JMCELNProcessor
 from processing.data.masks import encode_mask
+from processing.evaluation.report import markdown_table
 from processing.training.collator import ReferringCollator
 from processing.training.image_sampler import DrawnImages
 from processing.training.parameter_groups import parameter_groups
@@ -163,12 +164,9 @@ def measure_loading(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += [
-        "| " + " | ".join(str(value) if isinstance(value, int) else f"{value:.3g}" for value in row.values()) + " |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    header = [name.replace("_", " ") for name in rows[0]]
+    cells = [[str(value) if isinstance(value, int) else f"{value:.3g}" for value in row.values()] for row in rows]
+    return markdown_table([header, *cells])
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

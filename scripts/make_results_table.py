@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from processing.evaluation.report import fill_between, markdown_row, percent, results_table
+from processing.evaluation.report import fill_between, markdown_table, percent, results_table
 
 
 BEGIN = "<!-- results:begin, written by scripts/make_results_table.py -->"
@@ -67,8 +67,8 @@ def is_whole(results: Mapping[str, Any]) -> bool:
     return results["settings"]["limit"] is None and len(results["data"]["parts"]) == 1
 
 
-def comparison_rows(measured: Sequence[Mapping[str, Any]], tests: Sequence[str], score: str) -> list[str]:
-    """A line a measured model and protocol, or one that says that nothing was run."""
+def comparison_rows(measured: Sequence[Mapping[str, Any]], tests: Sequence[str], score: str) -> list[list[str]]:
+    """A row a measured model and protocol, or one that says that nothing was run."""
     scores: dict[str, dict[str, float | None]] = {}
     for results in filter(is_whole, measured):
         (part,) = results["data"]["parts"]
@@ -77,20 +77,18 @@ def comparison_rows(measured: Sequence[Mapping[str, Any]], tests: Sequence[str],
     rows = []
     for label, by_test in (scores or {"JMCELN": {}}).items():
         cells = [percent(by_test[test]) if test in by_test else NOT_RUN for test in tests]
-        rows.append(markdown_row([f"**{label}**", *cells, "this repository"]))
+        rows.append([f"**{label}**", *cells, "this repository"])
     return rows
 
 
-def published_rows(models: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> list[str]:
-    """A line a published model."""
+def published_rows(models: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> list[list[str]]:
+    """A row a published model."""
     return [
-        markdown_row(
-            [
-                entry["model"],
-                *("-" if value is None else f"{value:.2f}" for value in entry["percent"]),
-                sources[entry["source"]],
-            ]
-        )
+        [
+            entry["model"],
+            *("-" if value is None else f"{value:.2f}" for value in entry["percent"]),
+            sources[entry["source"]],
+        ]
         for entry in models
     ]
 
@@ -101,13 +99,12 @@ def refcoco_sections(measured: Sequence[Mapping[str, Any]], published: Mapping[s
     run = {part for results in measured for part in results["data"]["parts"] if is_whole(results)}
     sections = []
     for score in ("oIoU", "mIoU"):
-        table = [
-            markdown_row([score, *headers, "source"]),
-            markdown_row(["---", *["---:"] * len(headers), "---"]),
+        rows = [
+            [score, *headers, "source"],
             *comparison_rows(measured, tests, score),
             *published_rows(published["refcoco"][score], published["sources"]),
         ]
-        sections.append("\n".join(table))
+        sections.append(markdown_table(rows, has_last_column_of_text=True))
     missing = [test for test in tests if test not in run]
     if missing:
         sections.append(
@@ -119,18 +116,19 @@ def refcoco_sections(measured: Sequence[Mapping[str, Any]], published: Mapping[s
 
 def grefcoco_section(measured: Sequence[Mapping[str, Any]], published: Mapping[str, Any]) -> str:
     table, part = published["grefcoco"], published["grefcoco"]["part"]
-    lines = [markdown_row([f"gRefCOCO {part.split('/')[1]}", *table["scores"], "source"])]
-    lines.append(markdown_row(["---", *["---:"] * len(table["scores"]), "---"]))
+    rows = [[f"gRefCOCO {part.split('/')[1]}", *table["scores"], "source"]]
     own = [results for results in measured if is_whole(results) and part in results["data"]["parts"]]
     for results in own:
         cells = [percent(results["scores"][score]) for score in table["scores"]]
-        lines.append(markdown_row([f"**{model_label(results)}**", *cells, "this repository"]))
+        rows.append([f"**{model_label(results)}**", *cells, "this repository"])
     if not own:
-        lines.append(markdown_row(["**JMCELN**", *[NOT_RUN] * len(table["scores"]), "this repository"]))
-    lines += published_rows(table["models"], published["sources"])
-    if not own:
-        lines += ["", f"`not run`: no data here. With its REFER folder:\n\n```\n{GREFCOCO_COMMAND}\n```"]
-    return "\n".join(lines)
+        rows.append(["**JMCELN**", *[NOT_RUN] * len(table["scores"]), "this repository"])
+    text = markdown_table(
+        [*rows, *published_rows(table["models"], published["sources"])], has_last_column_of_text=True
+    )
+    if own:
+        return text
+    return f"{text}\n\n`not run`: no data here. With its REFER folder:\n\n```\n{GREFCOCO_COMMAND}\n```"
 
 
 def results_text(measured: Sequence[Mapping[str, Any]], published: Mapping[str, Any]) -> str:

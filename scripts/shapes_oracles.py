@@ -18,6 +18,7 @@ from pathlib import Path
 # So that `python scripts/shapes_oracles.py` works in a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from processing.evaluation.report import markdown_table
 from processing.shapes.ceiling import resolution_ceiling
 from processing.shapes.expressions import LEVELS
 from processing.shapes.oracles import READERS, labelled_scene, oracle_scores
@@ -49,14 +50,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def as_table(scores: dict[str, dict[str, dict[str, float]]], score: str) -> str:
     """A Markdown table: a row a level, a column a reader."""
-    lines = [
-        f"| {score} | " + " | ".join(READERS) + " | expressions |",
-        "| --- |" + " ---: |" * (len(READERS) + 1),
-    ]
+    rows = [[score, *READERS, "expressions"]]
     for level, readers in scores.items():
         cells = [f"{readers[name][score]:.3f}" for name in READERS]
-        lines.append(f"| {level} | " + " | ".join(cells) + f" | {readers['head phrase']['expressions']} |")
-    return "\n".join(lines)
+        rows.append([level, *cells, str(readers["head phrase"]["expressions"])])
+    return markdown_table(rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,9 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     masks = [item.target_mask(one) for item in items for one in item.expressions if one.targets]
     strides = [stride for stride in STRIDES if parsed.image_size % stride == 0]
     ceilings = {stride: resolution_ceiling(masks, stride) for stride in strides}
-    report = "\n\n".join(as_table(scores, score) for score in SCORES)
-    report += "\n\n| stride of perfect logits | mIoU after bilinear enlarging |\n| --- | ---: |\n"
-    report += "\n".join(f"| {stride} | {ceiling:.3f} |" for stride, ceiling in ceilings.items())
+    rows = [["stride of perfect logits", "mIoU after bilinear enlarging"]]
+    rows += [[str(stride), f"{ceiling:.3f}"] for stride, ceiling in ceilings.items()]
+    report = "\n\n".join([*(as_table(scores, score) for score in SCORES), markdown_table(rows)])
     print(report)
     if parsed.output is not None:
         parsed.output.mkdir(parents=True, exist_ok=True)

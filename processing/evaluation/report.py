@@ -18,16 +18,16 @@ def percent(score: float | None) -> str:
     return "-" if score is None else f"{100 * score:.2f}"
 
 
-def markdown_row(cells: list[str]) -> str:
-    """A line of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of a header and further rows; all columns but the first are aligned to the right."""
+def markdown_table(rows: Sequence[Sequence[str]], has_last_column_of_text: bool = False) -> str:
+    """
+    A Markdown table of a header and further rows. The first column, and the last one if it is of text, are aligned to
+    the left, all others to the right.
+    """
     header, *body = rows
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(markdown_row(list(row)) for row in (header, rule, *body))
+    if has_last_column_of_text:
+        rule[-1] = "---"
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
 
 
 def fill_between(page: str, begin: str, end: str, text: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
+from ..visualization import draw_overlay
 from .expressions import LEVELS, Expression
 from .oracles import LabelledScene
 
@@ -16,21 +16,16 @@ _TILE = 256
 _TEXT_LINES = 4
 _LINE_HEIGHT = 15
 _MARGIN = 8
+_OUTLINE = (255, 0, 255)
 
 
 def _tile(item: LabelledScene, expression: Expression) -> Image.Image:
     """The image with everything but the targets dimmed and the targets outlined."""
-    mask = item.target_mask(expression)
-    enlarged = np.asarray(Image.fromarray(mask).resize((_TILE, _TILE), Image.Resampling.NEAREST))
-    pixels = np.asarray(Image.fromarray(item.image).resize((_TILE, _TILE), Image.Resampling.BICUBIC))
-    padded = np.pad(enlarged, 2)
-    grown = np.max(
-        [padded[2 + dy : 2 + dy + _TILE, 2 + dx : 2 + dx + _TILE] for dy in range(-2, 3) for dx in range(-2, 3)],
-        axis=0,
-    )
-    shown = np.where(enlarged[..., None], pixels, (0.62 * pixels).astype(np.uint8))
-    shown = np.where((grown & ~enlarged)[..., None], np.array([255, 0, 255], dtype=np.uint8), shown)
-    return Image.fromarray(shown)
+    size = (_TILE, _TILE)
+    targets = Image.fromarray(item.target_mask(expression)).resize(size, Image.Resampling.NEAREST)
+    picture = Image.fromarray(item.image).resize(size, Image.Resampling.BICUBIC)
+    dimmed = ImageEnhance.Brightness(picture).enhance(0.62)
+    return draw_overlay(Image.composite(picture, dimmed, targets), [targets], opacity=0, colours=[_OUTLINE])
 
 
 def draw_sheet(items: Sequence[LabelledScene], columns: int = 6) -> Image.Image:

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.integrations import TensorBoardCallback
 
 from ..data.masks import decode_mask
+from ..visualization import draw_overlay
 from .image_sampler import cut_expressions
 
 
@@ -40,8 +41,7 @@ def picture_of_prediction(
     for column, (mask, colour) in enumerate(((target, TARGET_COLOUR), (prediction, PREDICTION_COLOUR))):
         if mask.shape != (image.height, image.width):
             raise ValueError(f"A mask of shape {mask.shape} does not fit an image of {image.height} x {image.width}.")
-        half = image.copy()
-        half.paste(Image.blend(image, Image.new("RGB", image.size, colour), 0.55), mask=Image.fromarray(mask))
+        half = draw_overlay(image, [Image.fromarray(mask)], opacity=0.55, colours=[colour])
         picture.paste(half.resize(size, Image.Resampling.BILINEAR), (column * (size[0] + 2), _CAPTION_HEIGHT))
     # The built-in font of Pillow has Latin letters only.
     caption = expression.encode("latin-1", "replace").decode("latin-1")
