@@ -19,11 +19,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
+import numpy as np
 from PIL import Image
 
 from ..evaluation.referring_segmentation_metric.run_lengths import check_compressed
@@ -82,8 +82,8 @@ class ParsedRow:
     """
     What an adapter reads in one row of its source: some or all referents of one image, and what was wrong.
 
-    `photo` tells photos apart that have the same `image_id`; rows of one image have the same. `file_name` is that of the
-    image, where there is a folder of images.
+    `photo` tells photos apart that have the same `image_id`; rows of one image have the same. `file_name` is that of
+    the image, where there is a folder of images.
     """
 
     image_id: str
@@ -270,7 +270,7 @@ def check_canonical_row(row: Mapping[str, Any]) -> None:
     if len(row["ref_ids"]) != len(masks):
         raise ValueError(f"{len(masks)} masks but {len(row['ref_ids'])} entries in `ref_ids`")
     for index in row["mask_index"]:
-        if not isinstance(index, Integral) or not 0 <= index < len(masks):
+        if not isinstance(index, int | np.integer) or not 0 <= index < len(masks):
             raise ValueError(f"`mask_index` points to the mask {index!r} of {len(masks)}")
     landmarks = row.get("landmarks") or []
     for mask in (*masks, *landmarks):

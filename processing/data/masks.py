@@ -94,16 +94,21 @@ def normalize_rle(rle: Mapping[str, Any], height: int | None = None, width: int 
         raise ValueError(f"RLE of size (height, width) = {tuple(size)} in an image of {(height, width)}")
     if isinstance(counts, str | bytes):
         return _as_canonical(check_compressed({"size": size, "counts": counts}))
-    try:
-        given = np.asarray(counts)
-        runs = given.astype(np.int64)
-        is_whole = bool(np.array_equal(runs, given))
-    except (OverflowError, TypeError, ValueError):
-        is_whole = False
-    if not is_whole or given.ndim != 1:
-        raise ValueError("RLE whose `counts` are neither compressed nor a list of whole numbers")
+    runs = _whole_numbers(counts)
     check_runs(runs, *size)
     return _as_canonical(_from_objects({"size": size, "counts": runs.tolist()}, *size))
+
+
+def _whole_numbers(counts: Any) -> np.ndarray:
+    message = "RLE whose `counts` are neither compressed nor a list of whole numbers"
+    try:
+        given = np.asarray(counts)
+        whole = given.astype(np.int64)
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(message) from None
+    if given.ndim != 1 or not np.array_equal(whole, given):
+        raise ValueError(message)
+    return whole
 
 
 def union_rles(rles: Sequence[Mapping[str, Any]]) -> RunLengthMask:

@@ -8,7 +8,6 @@ writes it (as gRefCOCO, each sentence with a `level`). The photos are those of C
 
 import functools
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -273,8 +272,9 @@ class ReferFolder:
         self.images = [ReferImage(image_id, own) for image_id, own in by_image.items()]
         kept = [reference for own in by_image.values() for reference in own]
         self._annotations.keep({one for own in kept for one in (*own.annotation_ids, *own.landmark_ids)})
-        self.has_levels = any("level" in sentence for reference in chosen for sentence in reference.sentences)
-        self.has_landmarks = all("landmark_ids" in sentence for reference in chosen for sentence in reference.sentences)
+        sentences = [sentence for reference in chosen for sentence in reference.sentences]
+        self.has_levels = any("level" in sentence for sentence in sentences)
+        self.has_landmarks = all("landmark_ids" in sentence for sentence in sentences)
 
     def __len__(self) -> int:
         return len(self.images)

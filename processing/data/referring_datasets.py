@@ -88,9 +88,7 @@ def load_referring_dataset(
         ValueError: if the dataset is not recognised, the split does not exist, columns or `image_folder` are missing,
             a mixed split is asked for without `partition`, an option has no use, or no row is left.
     """
-    options = LoadOptions(
-        split, dataset_name, excluded_images(exclude_image_ids), streaming, on_bad_row, check_images
-    )
+    options = LoadOptions(split, dataset_name, excluded_images(exclude_image_ids), streaming, on_bad_row, check_images)
     if isinstance(name_or_path, str | Path) and is_refer_folder(name_or_path):
         return load_refer_folder(name_or_path, options, **source_options)
     return load_published_dataset(name_or_path, options, **source_options)

@@ -62,7 +62,7 @@ def test_options_that_rows_have_no_use_for_are_refused(sources):
 
 
 def test_a_saved_dictionary_of_splits_is_opened_by_split(rows, tmp_path):
-    parts = datasets.DatasetDict({name: rows.filter(lambda row: row["split"] == name) for name in ("train", "test")})
+    parts = datasets.DatasetDict({"train": rows.select([0, 2, 5]), "test": rows.select([4])})
     parts.save_to_disk(str(tmp_path / "both"))
     assert load_referring_dataset(tmp_path / "both", "test")["image_id"][:] == ["4"]
     with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], not 'val'"):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from processing.data.canonical_rows import BadRowError
 from processing.data.masks import decode_mask, mask_area
 from processing.data.refer_folder import is_refer_folder, reference_files
 from processing.data.referring_datasets import load_referring_dataset
-from processing.data.canonical_rows import BadRowError
 from processing.data.restricted_pickle import UnsafePickleError, load_plain_pickle
 from tests.processing.refer_fixtures import World
 
