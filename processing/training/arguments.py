@@ -1,4 +1,9 @@
-"""The settings of a training run, and how a YAML file and the command line give them."""
+"""
+The settings of a training run, and how a YAML file and the command line give them.
+
+`TrainingArguments` needs `HfArgumentParser`; what it lacks (files that extend each other, fields within fields) is a few
+functions here, where OmegaConf would be a dependency with a language and types of its own beside the parser.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
