@@ -109,7 +109,9 @@ def _add_shapes(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
     )
     parser.set_defaults(write=write_shapes)
     parser.add_argument("output", type=Path, help="Parquet file to write")
-    parser.add_argument("--split", default="test", help="any name; each has images of its own")
+    parser.add_argument(
+        "--split", default="test", help="train, validation, test or any other name; each has images of its own"
+    )
     parser.add_argument("--images", type=int, default=500, help="number of images")
     parser.add_argument("--image-size", type=int, default=128, help="their side in pixels")
     parser.add_argument("--seed", type=int, default=0, help="chooses another dataset")

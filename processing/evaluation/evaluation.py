@@ -389,7 +389,17 @@ def _read_batches(
     for start in range(0, total, settings.batch_size):
         batch = range(start, min(start + settings.batch_size, total))
         if is_wanted(batch):
-            yield [_Item(index, dataset[index], _others(texts, index, total, settings)) for index in batch]
+            yield [_Item(index, _row_at(dataset, index), _others(texts, index, total, settings)) for index in batch]
+
+
+def _row_at(dataset: Any, index: int) -> Mapping[str, Any]:
+    try:
+        return dataset[index]
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"Row {index} cannot be read: {error}. What is finished is in the journal. Leave the row out"
+            " (`load_referring_dataset` names and skips images that are cut off) or repair its image."
+        ) from error
 
 
 def _others(texts: Any, index: int, total: int, settings: EvaluationSettings) -> Sequence[str]:

@@ -5,9 +5,15 @@ how; every other line is one image with all its expressions. A line is a whole r
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+
+logger = logging.getLogger(__name__)
+
+_ROW_KEYS = {"row", "image_id", "part", "sha256", "expressions"}
 
 
 class EvaluationJournal:
@@ -35,12 +41,20 @@ class EvaluationJournal:
             self._check_header(path)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields every image's line once, of all processes, in no particular order."""
+        """
+        Yields every image's line once, of all processes, in no particular order.
+
+        A line that cannot be read is named in the log and passed over, so that its image is evaluated again.
+        """
         seen = set()
         for path in self._paths():
             for number, line in enumerate(_whole_lines(path)):
-                row = json.loads(line)
-                if number > 0 and row["row"] not in seen:
+                if number == 0:
+                    continue
+                row = _parse(line)
+                if not isinstance(row, dict) or not row.keys() >= _ROW_KEYS:
+                    logger.warning("%s, line %d is damaged and passed over", path, number + 1)
+                elif row["row"] not in seen:
                     seen.add(row["row"])
                     yield row
 
@@ -64,8 +78,16 @@ class EvaluationJournal:
         return sorted(self.folder.glob("process-*.jsonl"))
 
     def _check_header(self, path: Path) -> None:
-        header = json.loads(next(_whole_lines(path), "null"))
-        if header is not None and header != self._header:
+        line = next(_whole_lines(path), None)
+        if line is None:
+            return
+        header = _parse(line)
+        if not isinstance(header, dict):
+            raise ValueError(
+                f"{path} is damaged: it does not begin with what was evaluated. Remove it, and its images are"
+                " evaluated again, or choose another output folder."
+            )
+        if header != self._header:
             keys = sorted(header.keys() | self._header.keys())
             changes = [
                 f"{key}: {header.get(key)!r} then, {self._header.get(key)!r} now"
@@ -78,8 +100,17 @@ class EvaluationJournal:
             )
 
 
+def _parse(line: str) -> Any:
+    """The value in a line of JSON, `None` if it cannot be read."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _whole_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", newline="") as file:
+    # Damaged bytes make their own line unreadable, not the file.
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
         for line in file:
             if line.endswith("\n"):
                 yield line

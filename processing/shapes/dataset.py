@@ -52,6 +52,31 @@ STREAM_BLOCK_ROWS = 256
 _SCENE_TRIES = 4
 
 
+# Names that people mean by one another, though each would make other data.
+_USUAL_SPLITS = {
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "training": "train",
+    "testing": "test",
+}
+
+
+def check_split(split: str) -> None:
+    """
+    Check the name of a split, which chooses its data.
+
+    Raises:
+        ValueError: for no name, or one that looks like `train`, `validation` or `test` but would make other data.
+    """
+    if not isinstance(split, str) or not split.strip():
+        raise ValueError(f"split must be a name, got {split!r}")
+    plain = split.strip().lower()
+    usual = _USUAL_SPLITS.get(plain, plain)
+    if split != usual and usual in ("train", "validation", "test"):
+        raise ValueError(f"split {split!r} would make other images than {usual!r}: write {usual!r}")
+
+
 def _check(levels: Sequence[str], expressions_per_image: int) -> tuple[str, ...]:
     if isinstance(levels, str):
         raise TypeError(f"levels must be a sequence of level names, got the string {levels!r}")
@@ -75,7 +100,7 @@ def shapes_sample(
     Levels take turns over the expressions of a row and over rows, so that each gets the same share of a dataset.
 
     Args:
-        split: any name; each names its own data.
+        split: `"train"`, `"validation"`, `"test"` or any other name; each names its own data.
         index: number of the row, from 0.
         seed: chooses another dataset.
         levels: levels to write, from `LEVELS`.
@@ -84,6 +109,7 @@ def shapes_sample(
     Raises:
         ValueError: for an unknown level, a negative index or seed, or fewer than one expression.
     """
+    check_split(split)
     levels = _check(levels, expressions_per_image)
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed must not be negative, got {index} and {seed}")
@@ -208,6 +234,7 @@ def shapes_dataset(
     Raises:
         ValueError: for a size below 1, an unknown level, an image too small, a negative seed.
     """
+    check_split(split)
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     options = _options(seed, image_size, levels, expressions_per_image)
@@ -229,6 +256,7 @@ def shapes_stream(
     It shards over data loader workers and over processes (`datasets.distributed.split_dataset_by_node`), and
     `state_dict` / `load_state_dict` resume it at the same row. Arguments and errors as in `shapes_dataset`.
     """
+    check_split(split)
     options = _options(seed, image_size, levels, expressions_per_image)
     arguments = {"blocks": list(range(STREAM_BLOCKS)), "split": split, "seed": seed, "options": options}
     stream = datasets.IterableDataset.from_generator(

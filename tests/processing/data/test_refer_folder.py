@@ -1,14 +1,18 @@
+import contextlib
 import json
 import logging
 import os
 import pickle
 import pickletools
 import re
+import resource
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from processing.data.canonical_rows import BadRowError
 from processing.data.masks import decode_mask, mask_area
@@ -152,6 +156,42 @@ def test_persistent_ids_and_damage(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a readable pickle"):
             load_plain_pickle(path)
+
+
+def nested_key(depth: int) -> bytes:
+    """A dictionary whose key is a tuple in a tuple in a tuple: hashing it recurses in C without a check."""
+    return b"\x80\x02}" + b"K\x01" + b"\x85" * depth + b"K\x01s."
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        nested_key(2_000_000),
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # asks for a memo of 2^31 entries
+        b"\x80\x04\x8d" + (2**40).to_bytes(8, "little") + b"x.",  # a string that claims to have 2^40 bytes
+        b"(lp0\n" + b"(I1\nI2\n" * 3 + b"i.",
+    ],
+)
+def test_a_pickle_that_crashes_or_wants_too_much_is_refused(tmp_path, payload):
+    path = tmp_path / "refs.p"
+    path.write_bytes(payload)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="not a readable pickle"):
+        load_plain_pickle(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_a_damaged_pickle_is_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("pickle") / "refs.p"
+    reference = {"ref_id": 1, "sentences": [{"sent": "a cat"}], "ann_id": (1, 2)}
+    content = bytearray(pickle.dumps([reference] * 2, protocol=2))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(ValueError):  # any other error, and a crash, fails
+        load_plain_pickle(path)
 
 
 def write_generalised(world):

@@ -15,13 +15,13 @@ def test_writes_the_benchmark_as_a_file_that_loads(tmp_path: Path, capsys: pytes
     path = tmp_path / "new" / "shapes.parquet"
     main(
         [
-            *("shapes", str(path), "--split", "val", "--images", "3", "--image-size", "64"),
+            *("shapes", str(path), "--split", "validation", "--images", "3", "--image-size", "64"),
             *("--levels", "position", "chain2"),
         ]
     )
-    rows = load_referring_dataset(path, "val", on_bad_row="raise")
+    rows = load_referring_dataset(path, "validation", on_bad_row="raise")
     for index, row in enumerate(rows):
-        made = shapes_row("val", index, image_size=64, levels=("position", "chain2"))
+        made = shapes_row("validation", index, image_size=64, levels=("position", "chain2"))
         assert row["expressions"] == made["expressions"]
         assert row["image"].tobytes() == made["image"].tobytes()
         assert row["masks"] == made["masks"]

@@ -1,6 +1,8 @@
 """The evaluation loop with a model whose every prediction is known, against scores worked out without it."""
 
+import io
 import json
+import logging
 
 import datasets
 import numpy as np
@@ -237,6 +239,39 @@ def test_a_journal_of_another_evaluation_is_refused(rows, tmp_path):
     run(rows[:1], tmp_path)
     with pytest.raises(ValueError, match=r"data: 'made' then, 'other' now"):
         EvaluationJournal(tmp_path, {**HEADER, "data": "other"})
+
+
+def test_a_damaged_line_of_a_journal_is_named_and_its_image_evaluated_again(rows, tmp_path, caplog):
+    _, journal, settings = run(rows, tmp_path / "journal")
+    whole = collect_results(journal, settings)
+    (path,) = (tmp_path / "journal").glob("process-*.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    for damage in (
+        b"{\n",
+        b"\xff\xfe\n",
+        b"5\n",
+        b"{}\n",
+        lines[3][: len(lines[3]) // 2] + b"\n",
+        b"[" * 10**5 + b"\n",
+    ):
+        path.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            _, journal, _ = run(rows, tmp_path / "journal")
+            assert collect_results(journal, settings) == whole
+        assert "process-00000.jsonl, line 4 is damaged and passed over" in caplog.text
+    path.write_bytes(b"\n".join([b"{", *lines[1:]]))
+    with pytest.raises(ValueError, match="does not begin with what was evaluated"):
+        run(rows, tmp_path / "journal")
+
+
+def test_a_row_that_cannot_be_decoded_is_named(rows, tmp_path):
+    buffer = io.BytesIO()
+    rows[2]["image"].save(buffer, "PNG")
+    rows[2]["image"] = {"bytes": buffer.getvalue()[:-40], "path": None}
+    dataset = datasets.Dataset.from_list(rows, features=canonical_features(with_levels=True))
+    with pytest.raises(ValueError, match="Row 2 cannot be read: image file is truncated"):
+        run(dataset, tmp_path)
 
 
 def test_a_journal_of_other_annotations_is_refused(rows, tmp_path):

@@ -101,6 +101,22 @@ def test_every_module_that_makes_data_is_digested():
     assert found == {*dataset._MODULES_THAT_MAKE_DATA, "dataset"}
 
 
+@pytest.mark.parametrize(
+    ("split", "usual"),
+    [("val", "validation"), ("Test", "test"), ("TRAIN", "train"), ("test ", "test"), ("dev", "valid")],
+)
+def test_a_split_that_looks_like_another_is_refused(split, usual):
+    for make in (lambda: shapes_row(split, 0), lambda: shapes_dataset(split, 2), lambda: shapes_stream(split)):
+        with pytest.raises(ValueError, match=f"write '{usual}"):
+            make()
+
+
+@pytest.mark.parametrize("split", ["", " ", None, 3])
+def test_a_split_needs_a_name(split):
+    with pytest.raises(ValueError, match="must be a name"):
+        shapes_row(split, 0)
+
+
 def test_split_index_and_seed_each_change_the_row():
     texts = {
         tuple(one.text for one in shapes_sample(*arguments)[1])
