@@ -219,6 +219,13 @@ class ReferringTrainingArguments(TrainingArguments):
             " measure them; its weights learn."
         },
     )
+    freeze_modules: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further modules to leave as they are, by their names in the model: `text_model.embeddings"
+            " backbone.encoder.layer.0`."
+        },
+    )
     ema_decay: float | None = field(
         default=None,
         metadata={"help": "Decay of an average of the weights, which is scored, and saved at the end."},

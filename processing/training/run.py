@@ -21,11 +21,13 @@ import datasets
 import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, set_seed
+from transformers.image_processing_base import ImageProcessingMixin
 
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 
 from .. import JMCELNImageProcessor, JMCELNProcessor
 from ..data.leak_filter import held_out_by_all
+from ..names import nearest_name
 from ..shapes.wording import shapes_vocabulary
 from .arguments import DataArguments, ModelArguments, ReferringTrainingArguments, parse_arguments
 from .augmentation import MaskingAugmentation
@@ -140,7 +142,8 @@ def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcess
         if arguments.tokenizer is not None:
             raise ValueError("`model_name_or_path` has a tokenizer of its own, which its weights need.")
     else:
-        processor = JMCELNProcessor(JMCELNImageProcessor(), build_tokenizer(arguments, train_rows))
+        image_processor = JMCELNImageProcessor(**image_statistics(arguments.vision_model))
+        processor = JMCELNProcessor(image_processor, build_tokenizer(arguments, train_rows))
     if arguments.image_size is not None:
         processor.image_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
     if arguments.keep_aspect_ratio is not None:
@@ -148,6 +151,17 @@ def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcess
     if arguments.max_words is not None:
         processor.tokenizer.model_max_length = arguments.max_words
     return processor
+
+
+def image_statistics(vision_model: str | None) -> dict[str, list[float]]:
+    """Mean and standard deviation of the colors that a pretrained vision model expects, where it names them."""
+    if vision_model is None:
+        return {}
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_model)
+    except OSError:  # neither a folder nor a repository with settings of an image processor
+        return {}
+    return {name: settings[name] for name in ("image_mean", "image_std") if settings.get(name)}
 
 
 def build_tokenizer(arguments: ModelArguments, train_rows: Any) -> Any:
@@ -212,8 +226,8 @@ def renew_parts(model: torch.nn.Module, new_parts: Sequence[str], fields: Mappin
 
 
 def freeze_parts(model: torch.nn.Module, processor: JMCELNProcessor, arguments: ReferringTrainingArguments) -> None:
-    """Freeze the encoders that are not to learn, and what no mask depends on."""
-    for part in frozen_encoders(model, arguments):
+    """Freeze the modules that are not to learn, and what no mask depends on."""
+    for part in frozen_modules(model, arguments):
         freeze(part)
     size = processor.image_processor.size
     unused = freeze_unused_parameters(model, size["height"], size["width"])
@@ -221,16 +235,26 @@ def freeze_parts(model: torch.nn.Module, processor: JMCELNProcessor, arguments: 
         logger.info("No mask depends on these parameters, which do not learn: %s", ", ".join(unused))
 
 
-def frozen_encoders(model: torch.nn.Module, arguments: ReferringTrainingArguments) -> list[torch.nn.Module]:
-    """The encoders that the arguments freeze."""
-    chosen = {"backbone": arguments.freeze_vision, "text_model": arguments.freeze_text}
-    return [model.get_submodule(name) for name, is_frozen in chosen.items() if is_frozen]
+def frozen_modules(model: torch.nn.Module, arguments: ReferringTrainingArguments) -> list[torch.nn.Module]:
+    """
+    The encoders and further modules that the arguments freeze.
+
+    Raises:
+        ValueError: if the model has no module of a name in `freeze_modules`.
+    """
+    encoders = {"backbone": arguments.freeze_vision, "text_model": arguments.freeze_text}
+    chosen = [name for name, is_frozen in encoders.items() if is_frozen] + arguments.freeze_modules
+    modules = dict(model.named_modules())
+    for name in chosen:
+        if name not in modules:
+            raise ValueError(f"`freeze_modules`: the model has no module `{name}`{nearest_name(name, modules)}")
+    return [modules[name] for name in chosen]
 
 
 def modules_in_eval_mode(model: torch.nn.Module, arguments: ReferringTrainingArguments) -> list[torch.nn.Module]:
-    """What is to compute in training as it does in evaluation: frozen encoders, and batch normalisation on demand."""
+    """What is to compute in training as it does in evaluation: frozen modules, and batch normalisation on demand."""
     layers = batch_norm_layers(model.get_submodule("backbone")) if arguments.freeze_batch_norm else []
-    return [*frozen_encoders(model, arguments), *layers]
+    return [*frozen_modules(model, arguments), *layers]
 
 
 def build_trainer(

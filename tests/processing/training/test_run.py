@@ -17,7 +17,7 @@ import transformers
 import yaml
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, MobileNetV2ImageProcessor
 
 from processing.training import run as train
 from processing.training.referring_trainer import last_complete_checkpoint
@@ -392,6 +392,11 @@ def test_frozen_encoders_stay_as_they_are(tmp_path):
     for name, more, still in (
         ("vision", ["--freeze_vision"], ("backbone.",)),
         ("both", ["--freeze_vision", "--freeze_text"], ("backbone.", "text_model.")),
+        (
+            "modules",
+            ["--freeze_modules", "text_model.embeddings", "fusion_layers"],
+            ("text_model.emb", "fusion_layers."),
+        ),
         ("statistics", ["--freeze_batch_norm"], ()),
     ):
         moved = changed(name, *more)
@@ -401,6 +406,21 @@ def test_frozen_encoders_stay_as_they_are(tmp_path):
     assert any(key.startswith("backbone.") and key.endswith("weight") for key in moved)
     assert not [key for key in moved if "running_" in key]
     assert [key for key in changed("free") if "running_mean" in key]
+
+
+def test_an_unknown_module_is_not_frozen_in_silence(tmp_path):
+    settings = str(write_settings(tmp_path, max_steps=1, eval_strategy="no", eval_data={}))
+    with pytest.raises(
+        ValueError, match=r"no module `text_model\.embedings`; did you mean `text_model\.embeddings`\?"
+    ):
+        train.main([settings, "--freeze_modules", "text_model.embedings"])
+
+
+def test_images_are_normalized_as_the_vision_model_expects(tmp_path):
+    assert train.image_statistics(None) == {}
+    assert train.image_statistics(str(tmp_path)) == {}
+    MobileNetV2ImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
+    assert train.image_statistics(str(tmp_path)) == {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
 
 def test_a_saved_model_is_trained_without_its_own_code(tmp_path):

@@ -1,0 +1,211 @@
+"""
+Scores of a model on written expressions of photographs, with what a reader needs to trust them: errors over photos,
+and baselines that do not read.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..data.masks import decode_mask, to_rle
+from ..data.referring_datasets import load_referring_dataset
+from ..evaluation.controls import CONTROLS
+from ..evaluation.evaluation import EvaluationSettings, evaluate_model
+from ..evaluation.journal import EvaluationJournal
+from .refer_writer import REFERENCES_FILE
+
+
+HEAD_NOUN = "head noun alone"
+LARGEST_OBJECT = "largest object"
+BOOTSTRAP_ROUNDS = 1000
+
+
+class ScoredExpression(NamedTuple):
+    """
+    One expression of a photo.
+
+    Attributes:
+        photo: Id of the photo.
+        level: What decides, such as `position`.
+        intersection, predicted, wanted: Areas in pixels; `wanted` is 0 where nothing is meant.
+    """
+
+    photo: str
+    level: str
+    intersection: int
+    predicted: int
+    wanted: int
+
+    @property
+    def union(self) -> int:
+        return self.predicted + self.wanted - self.intersection
+
+    @property
+    def iou(self) -> float:
+        return self.intersection / self.union if self.union else 1.0
+
+
+def score_photos(
+    model: torch.nn.Module, processor: Any, folder: Path, split: str, journals: Path, progress: bool = True
+) -> dict[str, list[ScoredExpression]]:
+    """
+    Score a model on a folder of `make_coco_refer`, at the original size of the photos.
+
+    Args:
+        model (`torch.nn.Module`): In evaluation mode.
+        processor: The model's.
+        folder (`Path`): With `instances.json`, the references and `images/`.
+        split (`str`): Of the references, for example `"val"`.
+        journals (`Path`): Where the evaluations are kept; one that was killed goes on.
+        progress (`bool`): Whether to show bars.
+
+    Returns:
+        The scored expressions under `"model"` and under the name of each control. Controls have the same expressions
+        with other words: those of `CONTROLS`, the category in the place of each expression that has a target
+        (`HEAD_NOUN`), and a baseline that takes the largest annotated object (`LARGEST_OBJECT`) and no model.
+    """
+    rows = load_referring_dataset(folder, split)
+    settings = EvaluationSettings(controls=tuple(CONTROLS), keep_masks=True)
+    journal = EvaluationJournal(journals / "expressions", {"settings": str(settings)})
+    evaluate_model(model, processor, rows, settings, journal, progress=progress)
+    scored: dict[str, list[ScoredExpression]] = defaultdict(list)
+    for row in journal.rows():
+        for expression in row["expressions"]:
+            scored["model"].append(_scored(row, expression, expression["counts"]))
+            for name, control in expression["controls"].items():
+                scored[name].append(_scored(row, expression, control["counts"]))
+
+    nouns = head_nouns(folder)
+    noun_rows = [
+        {**row, "expressions": [nouns.get((row["image_id"], text), text) for text in row["expressions"]]}
+        for row in rows
+    ]
+    noun_settings = EvaluationSettings()
+    noun_journal = EvaluationJournal(journals / "head_nouns", {"settings": str(noun_settings)})
+    evaluate_model(model, processor, noun_rows, noun_settings, noun_journal, progress=progress)
+    scored[HEAD_NOUN] = [
+        _scored(row, expression, expression["counts"])
+        for row in noun_journal.rows()
+        for expression in row["expressions"]
+    ]
+    scored[LARGEST_OBJECT] = score_largest_objects(rows, folder)
+    return dict(scored)
+
+
+def _scored(row: Mapping[str, Any], expression: Mapping[str, Any], counts: Sequence[int]) -> ScoredExpression:
+    return ScoredExpression(str(row["image_id"]), expression["level"], *counts)
+
+
+def head_nouns(folder: Path) -> dict[tuple[str, str], str]:
+    """The category, such as `"the dog"`, of each expression that has a target, by photo and expression."""
+    names = {category["id"]: category["name"] for category in _instances(folder)["categories"]}
+    references = json.loads((folder / REFERENCES_FILE).read_text(encoding="utf-8"))
+    return {
+        (str(reference["image_id"]), sentence["sent"]): " and ".join(
+            f"the {names[category]}" for category in dict.fromkeys(reference["category_id"])
+        )
+        for reference in references
+        if reference["ann_id"]
+        for sentence in reference["sentences"]
+    }
+
+
+def score_largest_objects(rows: Iterable[Mapping[str, Any]], folder: Path) -> list[ScoredExpression]:
+    """What a baseline scores that always answers with the largest annotated object of the photo."""
+    instances = _instances(folder)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in instances["images"]}
+    largest: dict[str, Mapping[str, Any]] = {}
+    for annotation in instances["annotations"]:
+        photo = str(annotation["image_id"])
+        if photo not in largest or annotation["area"] > largest[photo]["area"]:
+            largest[photo] = annotation
+    scored = []
+    for row in rows:
+        annotation = largest[row["image_id"]]
+        predicted = decode_mask(to_rle(annotation["segmentation"], *sizes[annotation["image_id"]])).astype(bool)
+        wanted = [decode_mask(mask).astype(bool) for mask in row["masks"]]
+        for index, level in zip(row["mask_index"], row["levels"], strict=True):
+            areas = (int((predicted & wanted[index]).sum()), int(predicted.sum()), int(wanted[index].sum()))
+            scored.append(ScoredExpression(row["image_id"], level, *areas))
+    return scored
+
+
+def _instances(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "instances.json").read_text(encoding="utf-8"))
+
+
+def mean_iou(expressions: Sequence[ScoredExpression]) -> float:
+    """mIoU over expressions with a target."""
+    return float(np.mean([item.iou for item in expressions if item.wanted]))
+
+
+def overall_iou(expressions: Sequence[ScoredExpression]) -> float:
+    """oIoU over expressions with a target."""
+    targets = [item for item in expressions if item.wanted]
+    return sum(item.intersection for item in targets) / sum(item.union for item in targets)
+
+
+def precision_at_half(expressions: Sequence[ScoredExpression]) -> float:
+    """P@0.5 over expressions with a target."""
+    return float(np.mean([item.iou >= 0.5 for item in expressions if item.wanted]))
+
+
+def no_target_accuracy(expressions: Sequence[ScoredExpression]) -> float:
+    """N-acc: how many expressions without a target are answered with an empty mask."""
+    return float(np.mean([item.predicted == 0 for item in expressions if not item.wanted]))
+
+
+def target_accuracy(expressions: Sequence[ScoredExpression]) -> float:
+    """T-acc: how many expressions with a target are answered with a mask."""
+    return float(np.mean([item.predicted > 0 for item in expressions if item.wanted]))
+
+
+TARGET_SCORES = {"mIoU": mean_iou, "oIoU": overall_iou, "P@0.5": precision_at_half, "T-acc": target_accuracy}
+
+
+def bootstrap_error(
+    expressions: Sequence[ScoredExpression], score: Callable[[Sequence[ScoredExpression]], float], seed: int = 0
+) -> float:
+    """
+    Standard error of a score when photos are drawn anew with replacement, `BOOTSTRAP_ROUNDS` times: expressions of one
+    photo succeed and fail together, so they are not drawn one by one.
+    """
+    by_photo: dict[str, list[ScoredExpression]] = defaultdict(list)
+    for item in expressions:
+        by_photo[item.photo].append(item)
+    photos = list(by_photo.values())
+    generator = np.random.default_rng(seed)
+    draws = [generator.integers(len(photos), size=len(photos)) for _ in range(BOOTSTRAP_ROUNDS)]
+    return float(np.std([score([item for index in draw for item in photos[index]]) for draw in draws]))
+
+
+def scores_table(scored: Mapping[str, Sequence[ScoredExpression]]) -> list[list[str]]:
+    """
+    Rows of a table in percent, header first: all expressions with a target, each level, the expressions without one,
+    and the controls over all expressions with a target. Errors are [`bootstrap_error`]s.
+    """
+    lines = [["expressions", "number", *TARGET_SCORES, "N-acc"]]
+
+    def line(name: str, expressions: Sequence[ScoredExpression]) -> list[str]:
+        cells = [_with_error(expressions, score) for score in TARGET_SCORES.values()]
+        return [name, str(len(expressions)), *cells, "-"]
+
+    targets = [item for item in scored["model"] if item.wanted]
+    lines.append(line("all with a target", targets))
+    levels = sorted({item.level for item in targets})
+    lines.extend(line(level, [item for item in targets if item.level == level]) for level in levels)
+    absent = [item for item in scored["model"] if not item.wanted]
+    lines.append(["no target", str(len(absent)), *["-"] * len(TARGET_SCORES), _with_error(absent, no_target_accuracy)])
+    for name, expressions in scored.items():
+        if name != "model":
+            lines.append(line(f"control: {name}", [item for item in expressions if item.wanted]))
+    return lines
+
+
+def _with_error(expressions: Sequence[ScoredExpression], score: Callable[[Sequence[ScoredExpression]], float]) -> str:
+    return f"{100 * score(expressions):.1f} ± {100 * bootstrap_error(expressions, score):.1f}"
