@@ -83,11 +83,91 @@ COMPARED_LAYERS = {2: 1, 5: 4, 12: 11, 15: 14}
 """Block of the original to the entry of `hidden_states` that must equal it: one of each stride, 4, 8, 16 and 32."""
 
 NUM_DETECTOR_CLASSES = 91
-"""Classes of the detector: the background, and COCO's category ids up to 90, ten of which are not used."""
+"""Classes of the detector: the background, and 90 categories, ten of which COCO does not use."""
 
-COCO_CATEGORY_IDS = [
-    number for number in range(1, NUM_DETECTOR_CLASSES) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-]
+COCO_CATEGORIES = {
+    1: "person",
+    2: "bicycle",
+    3: "car",
+    4: "motorcycle",
+    5: "airplane",
+    6: "bus",
+    7: "train",
+    8: "truck",
+    9: "boat",
+    10: "traffic light",
+    11: "fire hydrant",
+    13: "stop sign",
+    14: "parking meter",
+    15: "bench",
+    16: "bird",
+    17: "cat",
+    18: "dog",
+    19: "horse",
+    20: "sheep",
+    21: "cow",
+    22: "elephant",
+    23: "bear",
+    24: "zebra",
+    25: "giraffe",
+    27: "backpack",
+    28: "umbrella",
+    31: "handbag",
+    32: "tie",
+    33: "suitcase",
+    34: "frisbee",
+    35: "skis",
+    36: "snowboard",
+    37: "sports ball",
+    38: "kite",
+    39: "baseball bat",
+    40: "baseball glove",
+    41: "skateboard",
+    42: "surfboard",
+    43: "tennis racket",
+    44: "bottle",
+    46: "wine glass",
+    47: "cup",
+    48: "fork",
+    49: "knife",
+    50: "spoon",
+    51: "bowl",
+    52: "banana",
+    53: "apple",
+    54: "sandwich",
+    55: "orange",
+    56: "broccoli",
+    57: "carrot",
+    58: "hot dog",
+    59: "pizza",
+    60: "donut",
+    61: "cake",
+    62: "chair",
+    63: "couch",
+    64: "potted plant",
+    65: "bed",
+    67: "dining table",
+    70: "toilet",
+    72: "tv",
+    73: "laptop",
+    74: "mouse",
+    75: "remote",
+    76: "keyboard",
+    77: "cell phone",
+    78: "microwave",
+    79: "oven",
+    80: "toaster",
+    81: "sink",
+    82: "refrigerator",
+    84: "book",
+    85: "clock",
+    86: "vase",
+    87: "scissors",
+    88: "teddy bear",
+    89: "hair drier",
+    90: "toothbrush",
+}
+"""Names of the categories by their ids in COCO, the classes of the detector."""
 
 COMPARED_EXPRESSIONS = (
     "the left woman in a red coat",
@@ -218,6 +298,8 @@ def write_detector_encoder(files: Mapping[str, bytes], folder: Path, photo: Imag
     network = _read_graph(*graph)
     _save_vision_encoder(config, _layers_of_graph(network), mean, deviation, folder)
     save_file(_category_heads(network), folder / "category_heads.safetensors")
+    names = json.dumps(list(COCO_CATEGORIES.values()), indent=1)
+    (folder / "category_names.json").write_text(names + "\n", encoding="utf-8")
     (folder / "README.md").write_text(DETECTOR_README, encoding="utf-8")
 
     block = "FeatureExtractor/MobilenetV2/expanded_conv_{}/add"
@@ -350,8 +432,8 @@ def _category_heads(network: Any) -> dict[str, torch.Tensor]:
         # One row per anchor box and category, with the background as category 0.
         weight = weight.unflatten(0, (-1, NUM_DETECTOR_CLASSES)).mean(0)
         bias = bias.flatten().unflatten(0, (-1, NUM_DETECTOR_CLASSES)).mean(0)
-        heads[f"heads.{index}.weight"] = weight[COCO_CATEGORY_IDS].contiguous()
-        heads[f"heads.{index}.bias"] = bias[COCO_CATEGORY_IDS].contiguous()
+        heads[f"heads.{index}.weight"] = weight[list(COCO_CATEGORIES)].contiguous()
+        heads[f"heads.{index}.bias"] = bias[list(COCO_CATEGORIES)].contiguous()
     return heads
 
 
@@ -467,7 +549,9 @@ def write_text_encoder(files: Mapping[str, bytes], folder: Path, num_layers: int
     config = BertConfig.from_dict(json.loads(files["config.json"]))
     weights = load_safetensors(files["model.safetensors"])
     whole = _bert(config, weights)
-    shortened = BertConfig.from_dict({**json.loads(files["config.json"]), "num_hidden_layers": num_layers})
+    # It learns at a small part of the rate of what reads it, and needs no dropout.
+    changes = {"num_hidden_layers": num_layers, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    shortened = BertConfig.from_dict({**json.loads(files["config.json"]), **changes})
     _bert(shortened, weights).save_pretrained(folder)
     _write_tokenizer(files, folder)
     readme = SENTENCES_README.format(num_layers=num_layers, name=f"{SENTENCES.name} {SENTENCES.version}")
