@@ -7,6 +7,8 @@ from .configuration_jmceln import JMCELNConfig
 from .modeling_jmceln import JMCELNImageFeatures, JMCELNModel, JMCELNOutput, JMCELNPreTrainedModel
 
 
+__version__ = "0.1.0"
+
 AutoConfig.register(JMCELNConfig.model_type, JMCELNConfig, exist_ok=True)
 AutoModel.register(JMCELNConfig, JMCELNModel, exist_ok=True)
 

@@ -1,11 +1,35 @@
 """Processing for JMCELN: image processor, processor and pipeline, registered with the Auto classes on import."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PretrainedConfig
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .image_processing_jmceln import JMCELNImageProcessor
 from .pipeline_jmceln import ReferringImageSegmentationPipeline
 from .processing_jmceln import JMCELNProcessor
+
+
+if TYPE_CHECKING:
+    from .evaluation.metrics import ReferringSegmentationMetric
+    from .training.collator import ReferringCollator
+    from .training.trainer_metrics import TrainerMetrics
+
+__version__ = "0.1.0"
+
+# Imported when they are first used: inference needs none of what training and evaluation import.
+_LAZY = {
+    "ReferringCollator": ".training.collator",
+    "ReferringSegmentationMetric": ".evaluation.metrics",
+    "TrainerMetrics": ".training.trainer_metrics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)
 
 
 class _RegistrationKey(PretrainedConfig):
@@ -26,4 +50,11 @@ PIPELINE_REGISTRY.register_pipeline(
     type="multimodal",
 )
 
-__all__ = ["JMCELNImageProcessor", "JMCELNProcessor", "ReferringImageSegmentationPipeline"]
+__all__ = [
+    "JMCELNImageProcessor",
+    "JMCELNProcessor",
+    "ReferringCollator",
+    "ReferringImageSegmentationPipeline",
+    "ReferringSegmentationMetric",
+    "TrainerMetrics",
+]

@@ -135,23 +135,24 @@ def image_to_array(
 def array_to_pil_image(array: np.ndarray) -> Image.Image:
     """The array that [`image_to_array`] makes with `convert_rgb`, as a picture of mode "RGB" to look at."""
     if array.dtype != np.uint8:
-        array = np.rint(array * (255 if array.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
+        array = np.rint(array * 255).clip(0, 255).astype(np.uint8)
     return Image.fromarray(array)
 
 
-def mask_to_array(mask: Any, name: str = "segmentation_maps") -> np.ndarray:
+def mask_to_array(mask: Any, name: str = "segmentation_maps", ignore_index: int | None = None) -> np.ndarray:
     """
     Reads one mask as a `uint8` array (height, width) of 0 (not meant), 1 (meant) and 255 (ignored).
 
     Args:
         mask: a numpy array or torch tensor of numbers or booleans of shape (height, width), (1, height, width) or
-            (height, width, 1), or a PIL image of mode "1", "L", "P" or "I". Its values are read as they are: the
-            white of an 8-bit white-on-black picture is 255 and means ignored, so divide such a picture by 255.
+            (height, width, 1), or a PIL image of mode "1", "L", "P" or "I". 0 is background, and the one other value,
+            whichever it is, the referent.
         name: how messages call the mask.
+        ignore_index: the value of pixels that are ignored; by default none are.
 
     Raises:
-        ValueError: not two dimensions, or values other than 0, 1 and 255.
-        TypeError: not a picture or array of numbers.
+        ValueError: not two dimensions, or more values than background, referent and `ignore_index`.
+        TypeError: not an image or array of numbers.
     """
     if isinstance(mask, torch.Tensor):
         mask = mask.detach().cpu().numpy()
@@ -164,16 +165,22 @@ def mask_to_array(mask: Any, name: str = "segmentation_maps") -> np.ndarray:
         raise ValueError(f"`{name}` must have the shape (height, width), got {array.shape}.")
     if array.dtype == bool:
         return array.astype(np.uint8)
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+    if not np.issubdtype(array.dtype, np.number):
         raise TypeError(f"`{name}` must hold numbers or booleans, got the dtype {array.dtype}.")
-    allowed = (array == 0) | (array == 1) | (array == 255)
-    if not allowed.all():
-        strange = np.unique(array[~allowed])[:5].tolist()
+    ignored = np.zeros(array.shape, dtype=bool) if ignore_index is None else array == ignore_index
+    meant = (array != 0) & ~ignored
+    values = array[meant]
+    if values.size and not (values == values[0]).all():
+        strange = np.unique(values)[:5].tolist()
+        hint = " If 255 marks pixels to ignore, pass `ignore_index=255`." * (255 in strange and ignore_index is None)
         raise ValueError(
-            f"`{name}` may hold only 0 (background), 1 (the referent) and 255 (ignored), found {strange}. "
-            "Compare the map with the label that is meant, such as `map == label`, before passing it."
+            f"`{name}` may hold only 0 (background) and one other value (the referent), found {strange} beside 0."
+            f"{hint} Compare a map of labels with the label that is meant, such as `map == label`, and a soft mask "
+            "with a threshold, before passing it."
         )
-    return array.astype(np.uint8)
+    result = meant.astype(np.uint8)
+    result[ignored] = 255
+    return result
 
 
 def _open(source: str | os.PathLike | bytes | Image.Image, timeout: float | None) -> Image.Image:
@@ -277,7 +284,7 @@ def _to_rgb(array: np.ndarray) -> np.ndarray:
         return array
     if channels == 1:
         return np.repeat(array, 3, axis=-1)
-    white = 255.0 if array.dtype == np.uint8 or array.max() > 1 else 1.0
+    white = 255.0 if array.dtype == np.uint8 else 1.0
     colour, alpha = array[..., :3].astype(np.float32), array[..., 3:].astype(np.float32) / white
     blended = colour * alpha + white * (1 - alpha)
     return np.rint(blended).astype(np.uint8) if array.dtype == np.uint8 else blended

@@ -1,6 +1,8 @@
-"""Image processor of JMCELN: pictures and masks in, `pixel_values` and `labels` out, and logits back to masks."""
+"""Image processor of JMCELN: images and masks in, `pixel_values` and `labels` out, and logits back to masks."""
 
-from typing import Any, TypedDict
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -8,23 +10,23 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
 from transformers.image_transforms import normalize, rescale, resize
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
-from transformers.utils import logging
 
 from .image_loading_jmceln import ImageSource, describe_source, image_to_array, mask_to_array, split_images
 
 
-logger = logging.get_logger(__name__)
-
-IGNORED = 255
+IGNORED = 255  # in `labels`: a pixel of which nothing is known
 CHANNELS_PILLOW_RESIZES = (1, 3, 4)
 # Written by transformers into every saved configuration of an image processor.
 SERVICE_KEYS = {"auto_map", "feature_extractor_type", "image_processor_type", "processor_class"}
+# What transformers passes to the processors of other models, and what changes nothing here.
+UNUSED_ARGUMENTS = {"device", "return_token_type_ids"}
 
 Mask = np.ndarray | torch.Tensor | Image.Image
+Masks = Mask | list[Mask | None] | list[list[Mask | None]]
 
 
 class JMCELNImageProcessorKwargs(TypedDict, total=False):
-    """What [`JMCELNImageProcessor`] takes at construction and, to override it for once, at a call."""
+    """Settings of [`JMCELNImageProcessor`], for one call or for all, and `ignore_index` and on, for a call alone."""
 
     do_resize: bool | None
     size: dict[str, int] | int | tuple[int, int] | list[int] | None
@@ -36,12 +38,29 @@ class JMCELNImageProcessorKwargs(TypedDict, total=False):
     image_mean: float | list[float] | tuple[float, ...] | None
     image_std: float | list[float] | tuple[float, ...] | None
     do_convert_rgb: bool | None
+    ignore_index: int | None
     input_data_format: str | ChannelDimension | None
     return_tensors: str | None
 
 
 def _is_service(name: str) -> bool:
     return name in SERVICE_KEYS or name.startswith("_")
+
+
+def used_arguments(owner: str, arguments: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """
+    The arguments that `owner` has a use for, without those that transformers passes to every processor.
+
+    Raises:
+        TypeError: some are neither; the message has the nearest name of those in `known`.
+    """
+    known = sorted(known)
+    used = {name: value for name, value in arguments.items() if name not in UNUSED_ARGUMENTS}
+    for name in used.keys() - known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f": did you mean {nearest[0]!r}?" if nearest else f"; it takes {known}."
+        raise TypeError(f"{owner} has no argument {name!r}{hint}")
+    return used
 
 
 class JMCELNImageProcessor(BaseImageProcessor):
@@ -60,9 +79,11 @@ class JMCELNImageProcessor(BaseImageProcessor):
             Filter for the picture. Masks are always resized by the nearest pixel.
         keep_aspect_ratio (`bool`, defaults to `False`):
             `False` stretches the picture to `size`, as is usual in this field. `True` scales it until it fits and pads
-            it on the right or at the bottom with zeros (after normalisation), masks with 255.
+            it on the right or at the bottom with zeros (after normalization), masks with 255, and returns a
+            `pixel_mask` that is 0 there.
         do_rescale (`bool`, defaults to `True`):
-            Whether to multiply pixel values by `rescale_factor`. Floats that all lie in [0, 1] are left as they are.
+            Whether to multiply integers by `rescale_factor`. Floats are expected in [0, 1] and left as they are;
+            `False` takes floats of any range.
         rescale_factor (`float`, defaults to `1 / 255`):
             See `do_rescale`.
         do_normalize (`bool`, defaults to `True`):
@@ -93,12 +114,8 @@ class JMCELNImageProcessor(BaseImageProcessor):
         do_convert_rgb: bool = True,
         **kwargs: Any,
     ):
-        unknown = [name for name in kwargs if not _is_service(name)]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} does not know the arguments {unknown}; it takes "
-                f"{sorted(JMCELNImageProcessorKwargs.__annotations__)}."
-            )
+        own = {name: value for name, value in kwargs.items() if not _is_service(name)}
+        used_arguments(type(self).__name__, own, JMCELNImageProcessorKwargs.__annotations__)
         super().__init__(**kwargs)
         self.do_resize = do_resize
         self.size = _height_and_width({"height": 480, "width": 480} if size is None else size)
@@ -123,14 +140,18 @@ class JMCELNImageProcessor(BaseImageProcessor):
             setattr(image_processor, name, image_processor_dict[name])
         return result
 
-    def __call__(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
+    def __call__(
+        self, images: Any, segmentation_maps: Any = None, landmark_maps: Any = None, **kwargs: Any
+    ) -> BatchFeature:
         """See [`~JMCELNImageProcessor.preprocess`]."""
-        return self.preprocess(images, segmentation_maps, **kwargs)
+        used = used_arguments(type(self).__name__, kwargs, JMCELNImageProcessorKwargs.__annotations__)
+        return self.preprocess(images, segmentation_maps, landmark_maps, **used)
 
     def preprocess(
         self,
         images: ImageSource | list[ImageSource],
-        segmentation_maps: Mask | list[Mask] | list[list[Mask]] | None = None,
+        segmentation_maps: Masks | None = None,
+        landmark_maps: Masks | None = None,
         do_resize: bool | None = None,
         size: dict[str, int] | int | tuple[int, int] | None = None,
         resample: int | None = None,
@@ -141,20 +162,27 @@ class JMCELNImageProcessor(BaseImageProcessor):
         image_mean: float | list[float] | None = None,
         image_std: float | list[float] | None = None,
         do_convert_rgb: bool | None = None,
+        ignore_index: int | None = None,
         input_data_format: str | ChannelDimension | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
         """
         Args:
             images:
-                One picture or a list of them. A picture is a path, an `http(s)` URL, the bytes of a file, a PIL image
+                One image or a list of them. An image is a path, an `http(s)` URL, the bytes of a file, a PIL image
                 (both turned upright by their EXIF orientation), or a numpy array or torch tensor of shape
-                (height, width), (height, width, channels) or (channels, height, width). Integers are 0 to 255, 16 bits
-                are scaled to 8, floats lie in [0, 1] or in [0, 255].
+                (height, width), (height, width, channels) or (channels, height, width). The dtype tells the range:
+                integers are 0 to 255, 16 bits are scaled to 8, floats lie in [0, 1].
             segmentation_maps:
-                For each picture one mask, or a list of masks (one an expression), at the picture's own upright size:
-                0 background, 1 the referent, 255 ignored. An array of shape (masks, height, width) is such a list.
-                For a single picture: its mask or its list of masks, not wrapped in another list.
+                For each image one mask, or a list of masks (one per expression), at the image's own upright size. An
+                array of shape (masks, height, width) is such a list. For a single image: its mask or its list of
+                masks, not wrapped in another list. 0 is background and the one other value of the mask, be it 1, 255
+                or `True`, is the referent. `None` in the place of a mask says that nothing is known of it.
+            landmark_maps:
+                Like `segmentation_maps`: where the other objects are that each expression names.
+            ignore_index:
+                The value of pixels in `segmentation_maps` and `landmark_maps` that are neither: they count for
+                nothing. By default no value does.
             input_data_format:
                 `"channels_first"` or `"channels_last"` for arrays; inferred when `None`.
             return_tensors:
@@ -164,14 +192,19 @@ class JMCELNImageProcessor(BaseImageProcessor):
                 As in the constructor, for this call only.
 
         Returns:
-            `pixel_values`, `float32` of shape (batch, channels, height, width); with `segmentation_maps` also
-            `labels`, `int64` of shape (batch, height, width), or (batch, masks, height, width) where lists of masks
-            were given, the shorter lists padded with masks full of 255. A referent too small to survive the resizing
-            keeps the pixel nearest its centre, for an empty mask means that the referent is absent.
+            - `pixel_values`, `float32` of shape (batch, channels, height, width).
+            - `pixel_mask`, `int64` of shape (batch, height, width): 1 at the image, 0 at the padding. It is there if
+              `keep_aspect_ratio` is set for this call or in the configuration.
+            - `original_sizes`, `int64` of shape (batch, 2): height and width of each upright image, the `target_sizes`
+              of [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+            - `labels` with `segmentation_maps`, and `landmark_masks` with `landmark_maps`: `int64` of 0, 1 and 255
+              (not known), of shape (batch, height, width), or (batch, masks, height, width) where lists of masks were
+              given, the shorter lists padded with masks full of 255. A referent too small to survive the resizing
+              keeps the pixel nearest its center, since an empty mask means that the referent is absent.
 
         Raises:
-            ValueError: unreadable or empty pictures, NaN, pixels out of range, masks of another size or number.
-            TypeError: unknown arguments, or inputs that are neither pictures nor masks.
+            ValueError: unreadable or empty images, NaN, pixels out of range, masks of another size or number.
+            TypeError: unknown arguments, or inputs that are neither images nor masks.
         """
         do_resize = self.do_resize if do_resize is None else do_resize
         size = self.size if size is None else _height_and_width(size)
@@ -186,167 +219,219 @@ class JMCELNImageProcessor(BaseImageProcessor):
 
         pictures, is_single = split_images(images)
         arrays = [image_to_array(picture, do_convert_rgb, input_data_format) for picture in pictures]
-        original_sizes = [array.shape[:2] for array in arrays]
-        if not do_resize and len(set(original_sizes)) > 1:
+        frames = [_frame((array.shape[0], array.shape[1]), size, do_resize, keep_aspect_ratio) for array in arrays]
+        canvases = {frame.canvas for frame in frames}
+        if len(canvases) > 1:
             raise ValueError(
-                f"With `do_resize=False` all images of a batch must have one size, got {sorted(set(original_sizes))} "
+                f"With `do_resize=False` all images of a batch must have one size, got {sorted(canvases)} "
                 "(height, width); resize them, or process them one by one."
             )
 
         pixel_values = []
-        for picture, array in zip(pictures, arrays, strict=True):
+        for picture, array, frame in zip(pictures, arrays, frames, strict=True):
             is_floating = array.dtype != np.uint8
-            if do_rescale and is_floating and (array.min() < 0 or array.max() > 255):
+            if do_rescale and is_floating and (array.min() < 0 or array.max() > 1):
                 raise ValueError(
                     f"The image {describe_source(picture)} holds floats from {array.min():.4g} to {array.max():.4g}, "
-                    "expected [0, 1] or [0, 255]. If it is normalised already, pass `do_rescale=False` and "
-                    "`do_normalize=False`."
+                    "but floats must lie in [0, 1]: divide 0 to 255 by 255, or convert it to uint8. If the image is "
+                    "normalized already, pass `do_rescale=False` and `do_normalize=False`."
                 )
-            is_scaled = is_floating and array.max() <= 1
-            if do_resize:
-                array = _resize_image(array, _content_size(array.shape[:2], size, keep_aspect_ratio), resample)
-            if do_rescale and not is_scaled:
+            array = _resize_image(array, frame.content, resample)
+            if do_rescale and not is_floating:
                 array = rescale(array, rescale_factor, input_data_format=ChannelDimension.LAST)
             if do_normalize:
                 array = normalize(array, image_mean, image_std, input_data_format=ChannelDimension.LAST)
-            array = array.astype(np.float32).transpose(2, 0, 1)
-            pixel_values.append(_pad(array, size, fill=0) if do_resize else np.ascontiguousarray(array))
+            pixel_values.append(_pad(array.astype(np.float32).transpose(2, 0, 1), frame, fill=0))
         channel_counts = {len(values) for values in pixel_values}
         if len(channel_counts) > 1:
             raise ValueError(
                 f"The images of one batch have {sorted(channel_counts)} channels; pass `do_convert_rgb=True`."
             )
-        data = {"pixel_values": pixel_values}
 
+        data: dict[str, Any] = {"pixel_values": pixel_values}
+        if keep_aspect_ratio or self.keep_aspect_ratio:
+            data["pixel_mask"] = [_pad(np.ones(frame.content, dtype=np.int64), frame, fill=0) for frame in frames]
+        data["original_sizes"] = [np.array(frame.original) for frame in frames]
         if segmentation_maps is not None:
-            data["labels"] = [
-                self._label(masks, original_size, size, do_resize, keep_aspect_ratio, index)
-                for index, (masks, original_size) in enumerate(
-                    zip(_split_masks(segmentation_maps, len(pictures), is_single), original_sizes, strict=True)
-                )
-            ]
-            data["labels"] = _pad_mask_lists(data["labels"])
+            data["labels"] = _labels("segmentation_maps", segmentation_maps, frames, is_single, ignore_index)
+        if landmark_maps is not None:
+            data["landmark_masks"] = _labels("landmark_maps", landmark_maps, frames, is_single, ignore_index)
         return BatchFeature(data, tensor_type=return_tensors)
-
-    def mask_probabilities(
-        self,
-        logits: torch.Tensor,
-        target_size: tuple[int, int] | None = None,
-        keep_aspect_ratio: bool | None = None,
-    ) -> torch.Tensor:
-        """
-        Brings the mask logits of one picture back to that picture: cuts the padding off, resizes, applies a sigmoid.
-
-        Args:
-            logits: any float type, shape (height, width) or (expressions, height, width).
-            target_size: (height, width) of the original picture; `None` leaves the size of the logits and, since it is
-                then unknown, the padding.
-            keep_aspect_ratio: how the picture was resized; by default as this processor is configured.
-
-        Returns:
-            Probabilities, `float32`, of the same number of dimensions as `logits`.
-        """
-        logits = logits.float()
-        if target_size is not None:
-            keep_aspect_ratio = self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio
-            height, width = logits.shape[-2:]
-            content = _content_size(target_size, {"height": height, "width": width}, keep_aspect_ratio)
-            logits = logits[..., : content[0], : content[1]]
-            rows = logits.reshape(1, -1, *logits.shape[-2:])
-            rows = torch.nn.functional.interpolate(rows, size=target_size, mode="bilinear", align_corners=False)
-            logits = rows.reshape(*logits.shape[:-2], *target_size)
-        return logits.sigmoid()
 
     def post_process_referring_segmentation(
         self,
         outputs: Any,
         threshold: float = 0.5,
-        presence_threshold: float = 0.5,
+        mask_threshold: float = 0.5,
         target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
-        keep_aspect_ratio: bool | None = None,
-    ) -> list[torch.Tensor]:
+        pixel_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        return_probabilities: bool = False,
+    ) -> list[dict[str, torch.Tensor]]:
         """
-        Turns the outputs of the model into masks.
+        Turns the outputs of the model into masks and scores.
 
         Args:
             outputs: what the model returns; `logits` of shape (batch, height, width) or
                 (batch, expressions, height, width) and, if there are any, `presence_logits` (batch[, expressions]).
-            threshold: a pixel belongs to the mask if its probability is above this number, 0 to 1.
-            presence_threshold: the mask is empty if the probability that the referent is in the picture is below this
-                number, 0 to 1; 0 never empties a mask.
-            target_sizes: (height, width) of each original picture; `None` leaves the masks at the size of the logits.
-            keep_aspect_ratio: how the pictures were resized; by default as this processor is configured.
+            threshold: a result whose score is below this number, 0 to 1, counts as absent: its mask is empty. 0 never
+                empties a mask.
+            mask_threshold: a pixel belongs to the mask if its probability is above this number, 0 to 1.
+            target_sizes: (height, width) of each original image, such as the `original_sizes` of the inputs; `None`
+                leaves the masks at the size of the logits, with the padding.
+            pixel_mask: that of the inputs, by which the padding is cut off. By default that in
+                `outputs.image_features`; without any, images are taken as resized in the way that this processor is
+                configured for.
+            attention_mask: that of the inputs; expressions without any 1 are padding and are dropped. By default all
+                are returned.
+            return_probabilities: whether to return the probability of every pixel too.
 
         Returns:
-            One boolean tensor a picture: (height, width), or (expressions, height, width) where the logits have
-            expressions. Rows of padded expressions are returned as well.
+            One dictionary per image. `expressions` is 1 where the logits have no such dimension.
+
+            - `"masks"`: `bool` (expressions, height, width).
+            - `"scores"`: `float32` (expressions,), 0 to 1: the probability that the referent is in the image, times
+              the mean probability of the mask's pixels. If no pixel exceeds `mask_threshold`, the highest probability
+              of all pixels takes the place of the mean. It is the model's own estimate, and as well calibrated as the
+              model is.
+            - `"probabilities"`: `float32` (expressions, height, width), with `return_probabilities`.
 
         Raises:
-            ValueError: thresholds outside [0, 1], sizes that are not a positive height and width, or as many sizes as
-                do not fit the batch.
+            ValueError: thresholds outside [0, 1], sizes that are not a positive height and width, inputs that do not
+                fit the batch, or outputs that are NaN.
         """
         check_threshold("threshold", threshold)
-        check_threshold("presence_threshold", presence_threshold)
+        check_threshold("mask_threshold", mask_threshold)
         logits, presence_logits = outputs.logits, getattr(outputs, "presence_logits", None)
         if logits.ndim not in (3, 4):
             raise ValueError(
                 "`outputs.logits` must have the shape (batch, height, width) or (batch, expressions, height, width), "
                 f"got {tuple(logits.shape)}."
             )
+        if pixel_mask is None:
+            pixel_mask = getattr(getattr(outputs, "image_features", None), "pixel_mask", None)
         sizes = [None] * len(logits) if target_sizes is None else [_target_size(entry) for entry in target_sizes]
-        if len(sizes) != len(logits):
+        for name, entries in (("target_sizes", sizes), ("pixel_mask", pixel_mask)):
+            if entries is not None and len(entries) != len(logits):
+                raise ValueError(
+                    f"`{name}` has {len(entries)} entries for a batch of {len(logits)} images: give one per image."
+                )
+        if attention_mask is not None and attention_mask.shape[:-1] != logits.shape[:-2]:
             raise ValueError(
-                f"`target_sizes` has {len(sizes)} entries for a batch of {len(logits)} images: give one (height, "
-                "width) an image."
+                f"`attention_mask` has the shape {tuple(attention_mask.shape)}, but the logits are those of "
+                f"{tuple(logits.shape[:-2])} expressions: pass the `attention_mask` that the model was given."
             )
 
-        masks = []
+        results = []
         for index, target_size in enumerate(sizes):
-            rows = logits[index] if logits.ndim == 4 else logits[index][None]
-            # One row at a time: at the original size the probabilities of many expressions would not fit into memory.
-            mask = torch.stack(
-                [self.mask_probabilities(row, target_size, keep_aspect_ratio) > threshold for row in rows]
-            )
-            if presence_logits is not None:
-                absent = presence_logits[index].float().sigmoid().reshape(-1) < presence_threshold
-                mask[absent] = False
-            masks.append(mask if logits.ndim == 4 else mask[0])
-        return masks
+            rows = logits[index].reshape(-1, *logits.shape[-2:])
+            if presence_logits is None:
+                presences = rows.new_ones(len(rows), dtype=torch.float32)
+            else:
+                presences = presence_logits[index].reshape(-1).float().sigmoid()
+            if attention_mask is not None:
+                is_real = attention_mask[index].reshape(len(rows), -1).any(-1).to(rows.device)
+                rows, presences = rows[is_real], presences[is_real]
+            if rows.isnan().any() or presences.isnan().any():
+                raise ValueError(
+                    f"The model returned NaN for image {index} of the batch. Check its weights and `pixel_values`; in "
+                    "half precision large values overflow, which `torch.bfloat16` and `torch.float32` avoid."
+                )
+            if target_size is not None:
+                content = self._content_of_logits(rows, target_size, None if pixel_mask is None else pixel_mask[index])
+                rows = rows[:, : content[0], : content[1]]
+            size = tuple(rows.shape[-2:]) if target_size is None else target_size
+            masks = rows.new_zeros((len(rows), *size), dtype=torch.bool)
+            scores = torch.zeros_like(presences)
+            all_probabilities = []
+            # One at a time: at the original size the probabilities of many expressions would not fit into memory.
+            for number, (row, presence) in enumerate(zip(rows, presences, strict=True)):
+                probabilities = _resize_logits(row, size).sigmoid()
+                masks[number], scores[number] = masks_and_scores(probabilities, presence, threshold, mask_threshold)
+                if return_probabilities:
+                    all_probabilities.append(probabilities)
+            results.append({"masks": masks, "scores": scores})
+            if return_probabilities:
+                empty = scores.new_zeros((0, *size))
+                results[-1]["probabilities"] = torch.stack(all_probabilities) if all_probabilities else empty
+        return results
 
-    def _label(
+    def post_process_semantic_segmentation(
         self,
-        masks: Mask | list[Mask],
-        original_size: tuple[int, int],
-        size: dict[str, int],
-        do_resize: bool,
-        keep_aspect_ratio: bool,
-        index: int,
-    ) -> np.ndarray:
-        if isinstance(masks, list):
-            if not masks:
-                raise ValueError(f"`segmentation_maps[{index}]` is an empty list: give at least one mask an image.")
-            return np.stack(
-                [self._label(mask, original_size, size, do_resize, keep_aspect_ratio, index) for mask in masks]
-            )
-        mask = mask_to_array(masks, name=f"segmentation_maps[{index}]")
-        if mask.shape != original_size:
-            turned = " They are swapped: is the image rotated by its EXIF orientation?" * (
-                mask.shape == original_size[::-1]
-            )
-            raise ValueError(
-                f"`segmentation_maps[{index}]` has the size {mask.shape} but its image has {original_size} "
-                f"(height, width); a mask must fit the original, upright image.{turned}"
-            )
-        # A mask of 255 alone is one of which nothing is known; a mistaken one has a background too.
-        if (mask == IGNORED).any() and (mask == 0).any() and not (mask == 1).any():
-            logger.warning_once(
-                "A mask in `segmentation_maps` holds 255 but no 1. 255 means ignored here; if it marks the referent, "
-                "divide the mask by 255."
-            )
-        if do_resize:
-            mask = _resize_mask(mask, _content_size(original_size, size, keep_aspect_ratio))
-            mask = _pad(mask, size, fill=IGNORED)
-        return mask.astype(np.int64)
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """
+        Turns the outputs of the model into one map per image that tells of every pixel which expression means it.
+
+        Args:
+            outputs, threshold, mask_threshold, target_sizes, pixel_mask, attention_mask:
+                See [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+
+        Returns:
+            One `int64` tensor (height, width) per image: 0 where no expression means the pixel, and the number of the
+            expression, from 1, elsewhere. Where masks overlap, the more probable one counts.
+        """
+        results = self.post_process_referring_segmentation(
+            outputs, threshold, mask_threshold, target_sizes, pixel_mask, attention_mask, return_probabilities=True
+        )
+        maps = []
+        for result in results:
+            inside = result["probabilities"] * result["masks"]
+            background = inside.new_zeros((1, *inside.shape[-2:]))
+            maps.append(torch.cat([background, inside]).argmax(dim=0))
+        return maps
+
+    def _content_of_logits(
+        self, logits: torch.Tensor, target_size: tuple[int, int], pixel_mask: torch.Tensor | None
+    ) -> tuple[int, int]:
+        """Height and width that the image of `target_size` fills in its logits (expressions, height, width)."""
+        height, width = logits.shape[-2:]
+        if pixel_mask is None:
+            return _content_size(target_size, (height, width), self.keep_aspect_ratio)
+        filled = [int(pixel_mask.bool().any(dim).sum()) for dim in (1, 0)]
+        canvas = pixel_mask.shape
+        return max(1, round(filled[0] * height / canvas[0])), max(1, round(filled[1] * width / canvas[1]))
+
+
+class _Frame(NamedTuple):
+    """Sizes (height, width) of an image: as it came, as it was resized, and of what it lies on, at the top left."""
+
+    original: tuple[int, int]
+    content: tuple[int, int]
+    canvas: tuple[int, int]
+
+
+def _frame(original: tuple[int, int], size: dict[str, int], do_resize: bool, keep_aspect_ratio: bool) -> _Frame:
+    if not do_resize:
+        return _Frame(original, original, original)
+    canvas = (size["height"], size["width"])
+    return _Frame(original, _content_size(original, canvas, keep_aspect_ratio), canvas)
+
+
+def masks_and_scores(
+    probabilities: torch.Tensor, presences: torch.Tensor, threshold: float = 0.5, mask_threshold: float = 0.5
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The rule by which probabilities become results, wherever that happens.
+
+    Args:
+        probabilities: of the pixels, `float32` (..., height, width).
+        presences: probability that the referent is in the image, `float32` (...).
+        threshold, mask_threshold: see [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+
+    Returns:
+        Masks, `bool` (..., height, width), and scores, `float32` (...).
+    """
+    masks = probabilities > mask_threshold
+    areas = masks.sum((-2, -1))
+    means = (probabilities * masks).sum((-2, -1)) / areas.clamp(min=1)
+    scores = presences * torch.where(areas > 0, means, probabilities.amax((-2, -1)))
+    return masks & (scores >= threshold)[..., None, None], scores
 
 
 def check_threshold(name: str, value: float) -> None:
@@ -359,7 +444,7 @@ def _target_size(entry: Any) -> tuple[int, int]:
     edges = [int(edge) for edge in entry] if np.ndim(entry) == 1 else []
     if len(edges) != 2 or min(edges) < 1:
         raise ValueError(
-            f"`target_sizes` must hold one (height, width) in pixels an image, such as [(480, 640)], got the entry "
+            f"`target_sizes` must hold one (height, width) in pixels per image, such as [(480, 640)], got the entry "
             f"{entry!r}."
         )
     return edges[0], edges[1]
@@ -372,15 +457,13 @@ def _height_and_width(size: dict[str, int] | int | tuple[int, int]) -> dict[str,
     return size
 
 
-def _content_size(original_size: tuple[int, int], size: dict[str, int], keep_aspect_ratio: bool) -> tuple[int, int]:
-    """Height and width that a picture of `original_size` fills on the canvas of `size`, from the top left corner."""
-    height, width = size["height"], size["width"]
+def _content_size(original_size: tuple[int, int], canvas: tuple[int, int], keep_aspect_ratio: bool) -> tuple[int, int]:
     if not keep_aspect_ratio:
-        return height, width
-    scale = min(height / original_size[0], width / original_size[1])
+        return canvas
+    scale = min(canvas[0] / original_size[0], canvas[1] / original_size[1])
     return (
-        min(height, max(1, round(original_size[0] * scale))),
-        min(width, max(1, round(original_size[1] * scale))),
+        min(canvas[0], max(1, round(original_size[0] * scale))),
+        min(canvas[1], max(1, round(original_size[1] * scale))),
     )
 
 
@@ -405,41 +488,71 @@ def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized
 
 
-def _pad(array: np.ndarray, size: dict[str, int], fill: int) -> np.ndarray:
-    bottom, right = size["height"] - array.shape[-2], size["width"] - array.shape[-1]
-    margins = [(0, 0)] * (array.ndim - 2) + [(0, bottom), (0, right)]
-    return np.pad(array, margins, constant_values=fill)
+def _resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Logits (height, width) as `float32` of another size, smooth in between."""
+    batch = logits.float()[None, None]
+    return torch.nn.functional.interpolate(batch, size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
-def _split_masks(segmentation_maps: Any, image_count: int, is_single: bool) -> list[Mask | list[Mask]]:
-    if is_single:
-        return [_mask_or_list(segmentation_maps)]
-    if not isinstance(segmentation_maps, (list, tuple, np.ndarray, torch.Tensor)):
-        raise TypeError(
-            "`segmentation_maps` must be a list with one entry an image, since `images` is a list; got "
-            f"{describe_source(segmentation_maps)}."
-        )
-    if len(segmentation_maps) != image_count:
-        raise ValueError(
-            f"`segmentation_maps` has {len(segmentation_maps)} entries for {image_count} images: give one mask, or "
-            "one list of masks, an image."
-        )
-    return [_mask_or_list(entry) for entry in segmentation_maps]
+def _pad(array: np.ndarray, frame: _Frame, fill: int) -> np.ndarray:
+    """An array (..., height, width) of the content, laid on the canvas."""
+    margins = [(0, canvas - edge) for canvas, edge in zip(frame.canvas, frame.content, strict=True)]
+    return np.pad(array, [(0, 0)] * (array.ndim - 2) + margins, constant_values=fill)
 
 
-def _mask_or_list(entry: Any) -> Mask | list[Mask]:
-    if isinstance(entry, (np.ndarray, torch.Tensor)) and entry.ndim == 3:
-        return list(entry)
-    return list(entry) if isinstance(entry, (list, tuple)) else entry
-
-
-def _pad_mask_lists(labels: list[np.ndarray]) -> list[np.ndarray]:
+def _labels(name: str, maps: Any, frames: list[_Frame], is_single: bool, ignore_index: int | None) -> list[np.ndarray]:
+    """For each image its masks as the model takes them, (height, width) or (masks, height, width)."""
+    labels = []
+    for index, (entry, frame) in enumerate(zip(_split_masks(name, maps, len(frames), is_single), frames, strict=True)):
+        place = f"{name}[{index}]"
+        if not isinstance(entry, list):
+            labels.append(_label(place, entry, frame, ignore_index))
+        elif entry:
+            labels.append(np.stack([_label(place, mask, frame, ignore_index) for mask in entry]))
+        else:
+            raise ValueError(f"`{place}` is an empty list: give at least one mask per image.")
     if len({label.ndim for label in labels}) > 1:
         raise ValueError(
-            "`segmentation_maps` mixes single masks and lists of masks: give one mask an image throughout, or lists "
-            "throughout (a list of one is fine)."
+            f"`{name}` mixes single masks and lists of masks: give one mask per image throughout, or lists throughout "
+            "(a list of one is fine)."
         )
     if labels[0].ndim == 2:
         return labels
     longest = max(len(label) for label in labels)
     return [np.pad(label, [(0, longest - len(label)), (0, 0), (0, 0)], constant_values=IGNORED) for label in labels]
+
+
+def _label(place: str, mask: Mask | None, frame: _Frame, ignore_index: int | None) -> np.ndarray:
+    if mask is None:
+        return np.full(frame.canvas, IGNORED, dtype=np.int64)
+    array = mask_to_array(mask, name=place, ignore_index=ignore_index)
+    if array.shape != frame.original:
+        turned = " They are swapped: is the image rotated by its EXIF orientation?" * (
+            array.shape == frame.original[::-1]
+        )
+        raise ValueError(
+            f"`{place}` has the size {array.shape} but its image has {frame.original} (height, width); a mask must "
+            f"fit the original, upright image.{turned}"
+        )
+    return _pad(_resize_mask(array, frame.content), frame, fill=IGNORED).astype(np.int64)
+
+
+def _split_masks(name: str, maps: Any, image_count: int, is_single: bool) -> list[Mask | list[Mask | None] | None]:
+    if is_single:
+        return [_mask_or_list(maps)]
+    if not isinstance(maps, (list, tuple, np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"`{name}` must be a list with one entry per image, since `images` is a list; got {describe_source(maps)}."
+        )
+    if len(maps) != image_count:
+        raise ValueError(
+            f"`{name}` has {len(maps)} entries for {image_count} images: give one mask, or one list of masks, per "
+            "image."
+        )
+    return [_mask_or_list(entry) for entry in maps]
+
+
+def _mask_or_list(entry: Any) -> Mask | list[Mask | None] | None:
+    if isinstance(entry, (np.ndarray, torch.Tensor)) and entry.ndim == 3:
+        return list(entry)
+    return list(entry) if isinstance(entry, (list, tuple)) else entry

@@ -57,14 +57,13 @@ def build_parser() -> CommandParser:
         "--threshold",
         type=probability,
         default=0.5,
-        help="a pixel belongs to the mask if its probability is above this (default: %(default)s)",
+        help="nothing is found if the score is below this (default: %(default)s)",
     )
     parser.add_argument(
-        "--presence-threshold",
+        "--mask-threshold",
         type=probability,
         default=0.5,
-        help="nothing is found if the probability that the referent is in the picture is below this "
-        "(default: %(default)s)",
+        help="a pixel belongs to the mask if its probability is above this (default: %(default)s)",
     )
     parser.add_argument("--device", help='for example "cpu" or "cuda:0" (default: an accelerator if there is one)')
     parser.add_argument(
@@ -103,7 +102,7 @@ def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
     # Not by Pillow's own conversion to RGB, which turns pictures of 16 bits white.
     image = array_to_pil_image(image_to_array(options.image))
     pipe = load_pipeline(options.model, options.device, options.dtype)
-    answers = pipe(image, options.text, threshold=options.threshold, presence_threshold=options.presence_threshold)
+    answers = pipe(image, options.text, threshold=options.threshold, mask_threshold=options.mask_threshold)
     captions = [f"{answer['score']:.2f}  {answer['label']}" for answer in answers]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     draw_overlay(image, [answer["mask"] for answer in answers], captions).save(options.output)

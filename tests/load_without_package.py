@@ -1,7 +1,8 @@
 """Loads saved folders as a machine without this package does. Run by test_remote_code.py in an isolated interpreter.
 
 Called as `python -I -S load_without_package.py REQUEST`, where REQUEST is JSON: `path` (what to import from),
-`transformers` (the version expected there), `folders`, `image`, `expressions` and `output` (a safetensors file).
+`transformers` (the version expected there), `folders`, `image`, `expressions`, `thresholds` (of
+each folder) and `output` (a safetensors file).
 `-I` leaves out the working directory and PYTHONPATH, `-S` the site packages, and with them every editable install.
 """
 
@@ -43,11 +44,15 @@ for name, folder in request["folders"].items():
     tensors[f"{name}.input_ids"] = inputs["input_ids"]
     tensors[f"{name}.logits"] = outputs.logits
     tensors[f"{name}.presence_logits"] = outputs.presence_logits
-    masks = processor.post_process_referring_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
+    (result,) = processor.post_process_referring_segmentation(
+        outputs, target_sizes=inputs["original_sizes"], **request["thresholds"][name]
+    )
+    masks = result["masks"]
     tensors[f"{name}.masks"] = masks.to(torch.uint8)
+    tensors[f"{name}.scores"] = result["scores"]
 
     pipe = pipeline("referring-image-segmentation", model=folder, trust_remote_code=True, dtype=torch.float32)
-    found = pipe(request["image"], request["expressions"])
+    found = pipe(request["image"], request["expressions"], **request["thresholds"][name])
     if [one["label"] for one in found] != request["expressions"]:
         sys.exit(f"The pipeline found {found}.")
     tensors[f"{name}.pipeline_scores"] = torch.tensor([one["score"] for one in found])

@@ -19,6 +19,8 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
+import modeling_jmceln
+import processing
 from tests.compat import REPOSITORY, run_pip
 
 
@@ -139,6 +141,50 @@ def test_packages_import_without_the_extras() -> None:
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert completed.returncode == 0, completed.stderr
+
+
+INFERENCE = """
+import sys
+from importlib.machinery import PathFinder
+
+hidden = ("datasets", "evaluate", "accelerate")
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(
+    lambda name, *rest: None if name.split(".")[0] in hidden else find_spec(name, *rest)
+)
+
+import modeling_jmceln, processing
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("checkpoints/jmceln-shapes").eval()
+processor = AutoProcessor.from_pretrained("checkpoints/jmceln-shapes")
+pipe = processing.ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu")
+assert len(pipe(Image.new("RGB", (60, 50)), ["the red circle", "the star"])) == 2
+assert not sys.modules.keys() & set(hidden)
+"""
+
+
+def test_inference_needs_nothing_of_training() -> None:
+    # They are hidden rather than looked for: transformers itself imports accelerate wherever it is installed.
+    completed = subprocess.run(
+        [sys.executable, "-c", INFERENCE], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
+
+
+def test_what_training_needs_is_imported_when_it_is_used() -> None:
+    for name in processing.__all__:
+        assert getattr(processing, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'TrainerMetric'"):
+        _ = processing.TrainerMetric
+
+
+def test_both_packages_tell_their_version_and_that_they_are_typed() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    for package in (modeling_jmceln, processing):
+        assert f'\nversion = "{package.__version__}"\n' in project
+        assert (Path(package.__file__).parent / "py.typed").is_file()
 
 
 def test_every_import_is_declared() -> None:

@@ -50,6 +50,14 @@ def picture() -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def telling_threshold(probabilities: torch.Tensor) -> float:
+    """A probability that about half of the pixels exceed and none is near to: rounding changes no mask."""
+    ordered = probabilities.flatten().sort().values
+    middle = ordered[len(ordered) // 4 : -len(ordered) // 4]
+    below = int(middle.diff().argmax())
+    return middle[below : below + 2].mean().item()
+
+
 def train_one_step(model: JMCELNModel, processor: JMCELNProcessor, folder: Path) -> Path:
     """A checkpoint folder as the Trainer leaves it."""
     mask = np.zeros((50, 70), dtype=np.uint8)
@@ -86,23 +94,38 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         JMCELNModel.from_pretrained(folders["pretrained"]), processor, folder / "runs"
     )
 
-    expected = {}
+    expected, thresholds = {}, {}
     for name, path in folders.items():
         model, processor = JMCELNModel.from_pretrained(path).eval(), JMCELNProcessor.from_pretrained(path)
         inputs = processor(images=picture(), text=EXPRESSIONS, return_tensors="pt")
         with torch.no_grad():
             outputs = model(**inputs)
-        found = pipeline("referring-image-segmentation", model=model, processor=processor)(picture(), EXPRESSIONS)
+        sizes = inputs["original_sizes"]
+        (result,) = processor.post_process_referring_segmentation(
+            outputs, target_sizes=sizes, return_probabilities=True
+        )
+        # An untrained model is sure of nothing: by default all its masks are empty, and so are those of a broken one.
+        thresholds[name] = {"threshold": 0.0, "mask_threshold": telling_threshold(result["probabilities"])}
+        (result,) = processor.post_process_referring_segmentation(outputs, target_sizes=sizes, **thresholds[name])
+        found = pipeline("referring-image-segmentation", model=model, processor=processor)(
+            picture(), EXPRESSIONS, **thresholds[name]
+        )
         expected |= {
             f"{name}.pixel_values": inputs["pixel_values"],
             f"{name}.input_ids": inputs["input_ids"],
             f"{name}.logits": outputs.logits,
             f"{name}.presence_logits": outputs.presence_logits,
-            f"{name}.masks": processor.post_process_referring_segmentation(outputs, target_sizes=[(50, 70)])[0],
+            f"{name}.masks": result["masks"],
+            f"{name}.scores": result["scores"],
             f"{name}.pipeline_scores": torch.tensor([one["score"] for one in found]),
             f"{name}.pipeline_masks": torch.stack([torch.from_numpy(np.array(one["mask"])) for one in found]),
         }
-    return {"folder": folder, "folders": {name: str(path) for name, path in folders.items()}, "expected": expected}
+    return {
+        "folder": folder,
+        "folders": {name: str(path) for name, path in folders.items()},
+        "thresholds": thresholds,
+        "expected": expected,
+    }
 
 
 def request_for(saved: dict[str, Any], transformers: str, path: list[str], output: Path) -> dict[str, Any]:
@@ -112,6 +135,7 @@ def request_for(saved: dict[str, Any], transformers: str, path: list[str], outpu
         "folders": saved["folders"],
         "image": str(saved["folder"] / "picture.png"),
         "expressions": EXPRESSIONS,
+        "thresholds": saved["thresholds"],
         "output": str(output),
     }
 
@@ -129,6 +153,13 @@ def test_loads_on_a_machine_without_the_package(saved: dict[str, Any], version: 
         exact = not expected.is_floating_point()
         tolerance = {"rtol": 0.0, "atol": 0.0 if exact else 1e-5}
         torch.testing.assert_close(tensors[name], expected.to(tensors[name].dtype), **tolerance, msg=f"{name} differs")
+
+
+def test_masks_are_neither_empty_nor_full(saved: dict[str, Any]) -> None:
+    # Otherwise those of a broken model would be the same.
+    masks = [tensor.bool() for name, tensor in saved["expected"].items() if name.endswith("masks")]
+    assert len(masks) == 4
+    assert all(0.2 < mask.float().mean() < 0.8 for mask in masks)
 
 
 def test_checkpoint_was_trained(saved: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
-"""Pipeline of the task "referring-image-segmentation": pictures and expressions in, masks and scores out."""
+"""Pipeline of the task "referring-image-segmentation": images and expressions in, masks and scores out."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,9 @@ class ReferringImageSegmentationPipeline(Pipeline):
                 of strings (one an image) or a list of lists of strings. For a generator or dataset of pictures a
                 string or a list of strings, asked of each. Not needed where the rows bring their own.
             threshold (`float`, defaults to 0.5):
+                A result whose score is below this number counts as absent: its mask is empty. 0 never empties a mask.
+            mask_threshold (`float`, defaults to 0.5):
                 A pixel belongs to the mask if its probability is above this number.
-            presence_threshold (`float`, defaults to 0.5):
-                The mask is empty if the probability that the referent is in the picture is below this number.
             return_overlay (`bool`, defaults to `False`):
                 Whether to add to each result an "overlay": the picture with the mask drawn in, of mode "RGB".
             expressions_per_call (`int`, defaults to 8 on a CPU and to 32 elsewhere):
@@ -78,13 +79,12 @@ class ReferringImageSegmentationPipeline(Pipeline):
 
             - `"label"`: the expression.
             - `"mask"`: PIL image of mode "L", 255 on the referent and 0 elsewhere, of the size of the upright picture.
-            - `"score"`: from 0 to 1, the probability that the referent is present, times the mean probability of the
-              mask's pixels. If no pixel exceeds `threshold`, the highest probability of all pixels takes the place of
-              the mean. `presence_threshold` empties masks but does not change scores, so that an empty mask has a low
-              one. It is the model's own estimate, and as well calibrated as the model is.
+            - `"score"`: from 0 to 1, see [`JMCELNImageProcessor.post_process_referring_segmentation`]. `threshold`
+              empties masks but does not change scores.
 
         Raises:
-            ValueError: no image, no text, counts that do not match, and what [`JMCELNProcessor`] refuses.
+            ValueError: no image, no text, counts that do not match, what [`JMCELNProcessor`] refuses, and a model that
+                returns NaN.
             TypeError: unknown arguments, or inputs of the wrong kind.
         """
         if images is None:
@@ -122,22 +122,21 @@ class ReferringImageSegmentationPipeline(Pipeline):
     def _sanitize_parameters(
         self,
         threshold: float | None = None,
-        presence_threshold: float | None = None,
+        mask_threshold: float | None = None,
         return_overlay: bool | None = None,
         expressions_per_call: int | None = None,
         truncation: bool | None = None,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if threshold is not None:
-            check_threshold("threshold", threshold)
-        if presence_threshold is not None:
-            check_threshold("presence_threshold", presence_threshold)
+        thresholds = _given(threshold=threshold, mask_threshold=mask_threshold)
+        for name, value in thresholds.items():
+            check_threshold(name, value)
         if expressions_per_call is not None and expressions_per_call < 1:
             raise ValueError(f"`expressions_per_call` must be at least 1, got {expressions_per_call}.")
         return (
             _given(return_overlay=return_overlay, truncation=truncation, timeout=timeout),
             _given(expressions_per_call=expressions_per_call),
-            _given(threshold=threshold, presence_threshold=presence_threshold),
+            thresholds,
         )
 
     def preprocess(
@@ -162,6 +161,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
             "target_size": image.shape[:2],
             "input_ids": inputs["input_ids"][0],
             "attention_mask": inputs["attention_mask"][0],
+            "pixel_mask": inputs["pixel_mask"][0] if "pixel_mask" in inputs else None,
             "image": array_to_pil_image(image) if return_overlay else None,
         }
         return {"pixel_values": inputs["pixel_values"].to(self.dtype), "request": request}
@@ -172,7 +172,9 @@ class ReferringImageSegmentationPipeline(Pipeline):
             expressions_per_call = 8 if self.device.type == "cpu" else 32
         requests = model_inputs["request"]
         requests = [requests] if isinstance(requests, Mapping) else requests
-        image_features = self.model.get_image_features(model_inputs["pixel_values"])
+        pixel_masks = [request["pixel_mask"] for request in requests]
+        padding = {} if pixel_masks[0] is None else {"pixel_mask": torch.stack(pixel_masks)}
+        image_features = self.model.get_image_features(model_inputs["pixel_values"], **padding)
         results = [{"logits": [], "presence_logits": [], "request": request} for request in requests]
         counts = [len(request["expressions"]) for request in requests]
         step = max(1, expressions_per_call // len(requests))
@@ -189,32 +191,30 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return {"results": results}
 
     def postprocess(
-        self, model_outputs: dict[str, Any], threshold: float = 0.5, presence_threshold: float = 0.5
+        self, model_outputs: dict[str, Any], threshold: float = 0.5, mask_threshold: float = 0.5
     ) -> list[dict[str, Any]]:
         result = model_outputs["results"]
         # A batch has been taken apart by the base class before it comes here; a single image has not.
         result = result[0] if isinstance(result, list) else result
         request = result["request"]
-        presences = torch.cat(result["presence_logits"]).float().sigmoid().tolist()
-        all_logits = (logits for chunk in result["logits"] for logits in chunk)
+        outputs = SimpleNamespace(
+            logits=torch.cat(result["logits"])[None], presence_logits=torch.cat(result["presence_logits"])[None]
+        )
+        (found,) = self.processor.post_process_referring_segmentation(
+            outputs,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            target_sizes=[request["target_size"]],
+            pixel_mask=None if request["pixel_mask"] is None else request["pixel_mask"][None],
+        )
         answers = []
-        for index, (expression, logits, presence) in enumerate(
-            zip(request["expressions"], all_logits, presences, strict=True)
+        for index, (expression, score, mask) in enumerate(
+            zip(request["expressions"], found["scores"].tolist(), found["masks"], strict=True)
         ):
-            probabilities = self.processor.image_processor.mask_probabilities(logits, request["target_size"])
-            mask = probabilities > threshold
-            confidence = probabilities[mask].mean() if mask.any() else probabilities.max()
-            score = presence * confidence.item()
-            if presence < presence_threshold:
-                mask = torch.zeros_like(mask)
-            answer = {
-                "label": expression,
-                "score": score,
-                "mask": Image.fromarray(mask.numpy().astype(np.uint8) * 255),
-            }
+            picture = Image.fromarray(mask.numpy().astype(np.uint8) * 255)
+            answers.append({"label": expression, "score": score, "mask": picture})
             if request["image"] is not None:
-                answer["overlay"] = draw_overlay(request["image"], [answer["mask"]], colours=[colour_of(index)])
-            answers.append(answer)
+                answers[-1]["overlay"] = draw_overlay(request["image"], [picture], colours=[colour_of(index)])
         return answers
 
 

@@ -1,4 +1,4 @@
-"""Processor of JMCELN: pictures, expressions and masks in, the inputs of the model out."""
+"""Processor of JMCELN: images, expressions and masks in, the inputs of the model out."""
 
 from typing import Any, TypedDict
 
@@ -8,12 +8,16 @@ import transformers
 from packaging import version
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.utils import logging
 
 # `save_pretrained` copies the files that this one names, and on transformers 4 no file that only those name.
 from .image_loading_jmceln import ImageSource, describe_source, is_image_source, split_images
-from .image_processing_jmceln import JMCELNImageProcessorKwargs, Mask
+from .image_processing_jmceln import JMCELNImageProcessorKwargs, Mask, used_arguments
 from .pipeline_jmceln import ReferringImageSegmentationPipeline  # noqa: F401
 from .visualization import draw_overlay  # noqa: F401
+
+
+logger = logging.get_logger(__name__)
 
 
 class JMCELNTextKwargs(TypedDict, total=False):
@@ -42,7 +46,7 @@ class JMCELNProcessor(ProcessorMixin):
 
     Args:
         image_processor ([`JMCELNImageProcessor`]):
-            Prepares pictures and masks.
+            Prepares images and masks.
         tokenizer ([`PreTrainedTokenizerFast`] or [`PreTrainedTokenizer`]):
             The tokenizer of the text encoder; it must have a padding token.
     """
@@ -62,49 +66,64 @@ class JMCELNProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of what the model is fed, without the `labels`."""
-        return ["pixel_values", "input_ids", "attention_mask"]
+        """Names of what is made of images and expressions, without the `labels`."""
+        padding = ["pixel_mask"] if self.image_processor.keep_aspect_ratio else []
+        return ["pixel_values", *padding, "original_sizes", "input_ids", "attention_mask"]
 
     def __call__(
         self,
         images: ImageSource | list[ImageSource] | None = None,
         text: str | list[str] | list[list[str]] | None = None,
-        segmentation_maps: Mask | list[Mask] | list[list[Mask]] | None = None,
+        segmentation_maps: Mask | list[Mask | None] | list[list[Mask | None]] | None = None,
+        landmark_maps: Mask | list[Mask | None] | list[list[Mask | None] | None] | None = None,
         **kwargs: Unpack[JMCELNProcessorKwargs],
     ) -> BatchFeature:
         """
         Args:
             images:
-                One picture or a list of them, see [`JMCELNImageProcessor.preprocess`].
+                One image or a list of them, see [`JMCELNImageProcessor.preprocess`].
             text:
-                Expressions. One picture takes a string, or a list of strings (several expressions of it). A list of
-                pictures takes a list of strings (one an image) or a list of lists of strings (several an image).
-                Without `images`, a list of strings is a batch of single expressions.
+                Expressions. One image takes a string, or a list of strings (several expressions of it). A list of
+                images takes a list of strings (one per image) or a list of lists of strings (several per image).
+                Without `images`, a list of strings belongs to one image, as with it.
             segmentation_maps:
-                The mask of every expression, nested as `text` is; see [`JMCELNImageProcessor.preprocess`].
+                The mask of every expression, nested as `text` is, such as the "masks" that
+                [`~JMCELNProcessor.post_process_referring_segmentation`] finds in an image. `None` in the place of a
+                mask says that nothing is known of it. See [`JMCELNImageProcessor.preprocess`].
+            landmark_maps:
+                The same of the other objects that each expression names ("the ring" in "the star left of the ring").
+                `None` may also stand in the place of all masks of an image.
             kwargs:
                 `return_tensors`, what [`JMCELNImageProcessor`] takes, and `padding`, `padding_side`, `truncation`,
                 `max_length`, `pad_to_multiple_of`, `add_special_tokens` of the tokenizer. Expressions beyond the limit
-                of the tokenizer are cut only when `truncation=True` is passed.
+                of the tokenizer are cut only when `truncation=True` is passed. `device` and `return_token_type_ids`
+                are accepted and change nothing.
 
         Returns:
-            `pixel_values` (batch, 3, height, width); `input_ids` and `attention_mask` (batch, length), or
-            (batch, expressions, length) where lists of expressions were given, the shorter lists padded with rows
-            whose `attention_mask` is zero; with `segmentation_maps`, `labels` (batch[, expressions], height,
-            width) with 255 where a pixel is ignored or an expression is padding. Either of `images` and
-            `text` may be left out, to prepare the other alone (`model.get_image_features`).
+            - `pixel_values` (batch, 3, height, width), `original_sizes` (batch, 2) and, where images may be padded,
+              `pixel_mask` (batch, height, width).
+            - `input_ids` and `attention_mask` (batch, length), or (batch, expressions, length) where lists of
+              expressions were given, the shorter lists padded with rows whose `attention_mask` is zero.
+            - With `segmentation_maps`, `labels` (batch[, expressions], height, width) with 255 where a pixel is
+              ignored or an expression is padding; with `landmark_maps`, `landmark_masks` of the same shape.
+
+            Either of `images` and `text` may be left out, to prepare the other alone (`model.get_image_features`).
 
         Raises:
             ValueError: nothing given, blank or too long expressions, counts that do not match, and what
                 [`JMCELNImageProcessor.preprocess`] refuses.
             TypeError: unknown arguments, or inputs of the wrong kind.
         """
-        self._check_arguments(kwargs)
+        arguments = self._used_arguments(kwargs)
         if images is None and text is None:
             raise ValueError("Neither `images` nor `text` was given: pass an image and the expression to find in it.")
-        if images is None and segmentation_maps is not None:
-            raise ValueError("`segmentation_maps` was given without the `images` that the masks belong to.")
-        merged = self._merge_kwargs(JMCELNProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        maps = {"segmentation_maps": segmentation_maps, "landmark_maps": landmark_maps}
+        maps = {name: masks for name, masks in maps.items() if masks is not None}
+        if images is None and maps:
+            raise ValueError(f"`{next(iter(maps))}` was given without the `images` that the masks belong to.")
+        merged = self._merge_kwargs(
+            JMCELNProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **arguments
+        )
         text_kwargs, images_kwargs = dict(merged["text_kwargs"]), dict(merged["images_kwargs"])
         return_tensors = text_kwargs.pop("return_tensors", None) or images_kwargs.get("return_tensors")
         images_kwargs.pop("return_tensors", None)
@@ -114,45 +133,37 @@ class JMCELNProcessor(ProcessorMixin):
         if text is not None:
             groups, is_nested = _group_expressions(text, images)
         if images is not None:
-            if segmentation_maps is not None and groups is not None:
-                images, segmentation_maps = _masks_of_expressions(images, segmentation_maps, groups, is_nested)
-            image_inputs = self.image_processor(images, segmentation_maps, **images_kwargs)
-            data.update(image_inputs)
+            if maps and groups is not None:
+                images, is_single = split_images(images)
+                maps = {
+                    name: _masks_of_expressions(name, [masks] if is_single else masks, groups, is_nested)
+                    for name, masks in maps.items()
+                }
+            data.update(self.image_processor(images, **maps, **images_kwargs))
         if groups is not None:
             data.update(self._tokenize(groups, is_nested, **text_kwargs))
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def post_process_referring_segmentation(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        presence_threshold: float = 0.5,
-        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
-        keep_aspect_ratio: bool | None = None,
-    ) -> list[torch.Tensor]:
+    def post_process_referring_segmentation(self, outputs: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """See [`JMCELNImageProcessor.post_process_referring_segmentation`]."""
-        return self.image_processor.post_process_referring_segmentation(
-            outputs,
-            threshold=threshold,
-            presence_threshold=presence_threshold,
-            target_sizes=target_sizes,
-            keep_aspect_ratio=keep_aspect_ratio,
-        )
+        return self.image_processor.post_process_referring_segmentation(outputs, *args, **kwargs)
 
-    def _check_arguments(self, kwargs: dict[str, Any]) -> None:
+    def post_process_semantic_segmentation(self, outputs: Any, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        """See [`JMCELNImageProcessor.post_process_semantic_segmentation`]."""
+        return self.image_processor.post_process_semantic_segmentation(outputs, *args, **kwargs)
+
+    def _used_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         known = {
             "text_kwargs": set(JMCELNTextKwargs.__annotations__),
             "images_kwargs": set(JMCELNImageProcessorKwargs.__annotations__),
             "common_kwargs": {"return_tensors"},
         }
-        flat = set().union(*known.values())
-        for name, value in kwargs.items():
-            unknown = set(value) - known[name] if name in known else {name} - flat
-            if unknown:
-                raise TypeError(
-                    f"{type(self).__name__} does not know the arguments {sorted(unknown)}; it takes `images`, `text`, "
-                    f"`segmentation_maps` and {sorted(flat)}."
-                )
+        own = {"images", "text", "segmentation_maps", "landmark_maps"}
+        name = type(self).__name__
+        used = used_arguments(name, kwargs, own.union(known, *known.values()))
+        for group in known.keys() & used.keys():
+            used[group] = used_arguments(f"`{group}` of {name}", used[group], known[group])
+        return used
 
     def _tokenize(
         self,
@@ -183,11 +194,29 @@ class JMCELNProcessor(ProcessorMixin):
                     f"The expression {expression[:80]!r}... has {sum(mask)} tokens, more than the limit of {limit}; "
                     "shorten it, or pass `truncation=True` to drop its end."
                 )
+        self._warn_of_unknown_words(expressions, encoding["input_ids"])
         inputs = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
         if not is_nested:
             return inputs
         fills = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0}
         return {name: _nest(rows, [len(group) for group in groups], fills[name]) for name, rows in inputs.items()}
+
+    def _warn_of_unknown_words(self, expressions: list[str], input_ids: list[list[int]]) -> None:
+        unknown_id = self.tokenizer.unk_token_id
+        if unknown_id is None:
+            return
+        words = [
+            word
+            for expression, ids in zip(expressions, input_ids, strict=True)
+            if unknown_id in ids
+            for word in expression.split()
+            if unknown_id in self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        ]
+        for word in dict.fromkeys(words):
+            logger.warning_once(
+                f"The tokenizer does not know the word {word!r}: the model reads every unknown word as the same one, "
+                "and may find something that was not meant."
+            )
 
 
 def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
@@ -202,14 +231,14 @@ def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
         raise ValueError("`text` is an empty list: give at least one expression.")
     elif all(isinstance(entry, (list, tuple)) for entry in text):
         groups, is_nested = [list(entry) for entry in text], True
-    elif single_image:
+    elif single_image or images is None:
         groups, is_nested = [list(text)], True
     else:
         groups, is_nested = [[entry] for entry in text], False
 
     for index, group in enumerate(groups):
         if not group:
-            raise ValueError(f"`text[{index}]` is an empty list: give at least one expression an image.")
+            raise ValueError(f"`text[{index}]` is an empty list: give at least one expression per image.")
         for expression in group:
             if not isinstance(expression, str):
                 raise TypeError(f"An expression must be a string, got {expression!r} in `text`.")
@@ -219,33 +248,31 @@ def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
         hint = " For several expressions of one image, pass the image itself, not in a list." * (image_count == 1)
         raise ValueError(
             f"`text` has {len(groups)} entries for {image_count} images: give one expression, or one list of "
-            f"expressions, an image.{hint}"
+            f"expressions, per image.{hint}"
         )
     return groups, is_nested
 
 
-def _masks_of_expressions(
-    images: Any, segmentation_maps: Any, groups: list[list[str]], is_nested: bool
-) -> tuple[Any, Any]:
-    """Images and masks as lists with one entry an image, the masks nested as the expressions are."""
-    images, is_single = split_images(images)
-    maps = [segmentation_maps] if is_single else segmentation_maps
-    if not isinstance(maps, (list, tuple, np.ndarray, torch.Tensor)) or len(maps) != len(images):
+def _masks_of_expressions(name: str, maps: Any, groups: list[list[str]], is_nested: bool) -> list[Any]:
+    """Masks as a list with one entry per image, nested as the expressions are."""
+    if not isinstance(maps, (list, tuple, np.ndarray, torch.Tensor)) or len(maps) != len(groups):
         raise ValueError(
-            f"`segmentation_maps` must have one entry for each of the {len(images)} images, got "
+            f"`{name}` must have one entry for each of the {len(groups)} images, got "
             f"{len(maps) if hasattr(maps, '__len__') else describe_source(maps)}."
         )
     nested = []
     for index, (entry, group) in enumerate(zip(maps, groups, strict=True)):
         is_stack = isinstance(entry, (np.ndarray, torch.Tensor)) and entry.ndim == 3
         masks = list(entry) if is_stack or isinstance(entry, (list, tuple)) else [entry]
+        if entry is None:
+            masks *= len(group)
         if len(masks) != len(group):
             raise ValueError(
-                f"`segmentation_maps[{index}]` has {len(masks)} masks for {len(group)} expressions {group[:3]}: give "
-                "one mask an expression."
+                f"`{name}[{index}]` has {len(masks)} masks for {len(group)} expressions {group[:3]}: give one mask "
+                "per expression."
             )
         nested.append(masks if is_nested else masks[0])
-    return images, nested
+    return nested
 
 
 def _nest(rows: list[list[int]], counts: list[int], fill: int) -> list[list[list[int]]]:

@@ -44,11 +44,11 @@ class EvaluationSettings:
     Args:
         protocol (`str`, *optional*, defaults to `"original"`):
             A name in `PROTOCOLS`.
-        threshold (`float`, *optional*, defaults to 0.5):
+        threshold (`float`, *optional*):
+            Score below which a result counts as absent, so that its mask is empty; 0 never empties one. By default
+            0.5, and 0 under `lavt`, which knows no absent referents.
+        mask_threshold (`float`, *optional*, defaults to 0.5):
             Probability above which a pixel belongs to the mask.
-        presence_threshold (`float`, *optional*):
-            Probability of presence below which the mask is empty; 0 never empties one. By default 0.5, and 0 under
-            `lavt`, which knows no absent referents.
         image_size (`int`, *optional*):
             Side of the model's square input; by default what the processor was saved with, and 480 under `lavt`.
         inclusive (`bool`, *optional*, defaults to `True`):
@@ -68,8 +68,8 @@ class EvaluationSettings:
     """
 
     protocol: str = "original"
-    threshold: float = 0.5
-    presence_threshold: float | None = None
+    threshold: float | None = None
+    mask_threshold: float = 0.5
     image_size: int | None = None
     inclusive: bool = True
     batch_size: int = 1
@@ -89,11 +89,11 @@ class EvaluationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        if self.presence_threshold is None:
-            object.__setattr__(self, "presence_threshold", 0.0 if self.protocol == "lavt" else 0.5)
+        if self.threshold is None:
+            object.__setattr__(self, "threshold", 0.0 if self.protocol == "lavt" else 0.5)
         if self.image_size is None and self.protocol == "lavt":
             object.__setattr__(self, "image_size", LAVT_SIZE[0])
-        for name in ("threshold", "presence_threshold"):
+        for name in ("threshold", "mask_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
 
@@ -256,10 +256,11 @@ def predict_masks(
         images=list(images), text=[list(group) for group in texts], truncation=True, return_tensors="pt"
     ).to(model.device)
     pixel_values = inputs["pixel_values"].to(model.dtype)
+    padding = {"pixel_mask": inputs["pixel_mask"]} if "pixel_mask" in inputs else {}
     if "image_features" in inspect.signature(model.forward).parameters:
-        vision = {"image_features": model.get_image_features(pixel_values)}
+        vision = {"image_features": model.get_image_features(pixel_values, **padding)}
     else:
-        vision = {"pixel_values": pixel_values}
+        vision = {"pixel_values": pixel_values, **padding}
     masks: list[list[np.ndarray]] = [[] for _ in images]
     step = settings.max_expressions_per_call
     for start in range(0, inputs["input_ids"].shape[1], step):
@@ -267,11 +268,13 @@ def predict_masks(
         processed = processor.post_process_referring_segmentation(
             model(**vision, **part),
             threshold=settings.threshold,
-            presence_threshold=settings.presence_threshold,
+            mask_threshold=settings.mask_threshold,
             target_sizes=list(target_sizes),
+            attention_mask=part["attention_mask"],
+            **padding,
         )
-        for image_masks, group, new in zip(masks, texts, processed, strict=True):
-            image_masks.append(new[: max(len(group) - start, 0)].cpu().numpy())
+        for image_masks, result in zip(masks, processed, strict=True):
+            image_masks.append(result["masks"].cpu().numpy())
     return [np.concatenate(image_masks) for image_masks in masks]
 
 

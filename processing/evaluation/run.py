@@ -94,8 +94,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("scoring").add_argument
     add("--protocol", default="original", choices=list(PROTOCOLS), help="; ".join(map(": ".join, PROTOCOLS.items())))
-    add("--threshold", type=float, default=0.5, help="probability above which a pixel belongs to the mask")
-    add("--presence-threshold", type=float, default=None, help="below it the mask is empty; 0.5, and 0 under lavt")
+    add("--threshold", type=float, default=None, help="score below which nothing is found; 0.5, and 0 under lavt")
+    add("--mask-threshold", type=float, default=0.5, help="probability above which a pixel belongs to the mask")
     add("--image-size", type=int, default=None, help="side of the input; the processor's own, and 480 under lavt")
     add("--strict-precision", action="store_false", dest="inclusive", help="P@X counts IoU > X, not IoU >= X")
     add("--controls", nargs="*", choices=list(CONTROLS), default=(), help="also score controls; all if none named")

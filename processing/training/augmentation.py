@@ -112,9 +112,13 @@ class MaskingAugmentation:
             )
         special = torch.tensor(sorted(tokenizer.all_special_ids))
         ordinary = np.setdiff1d(np.arange(len(tokenizer)), special.numpy())
-        shape = tuple(input_ids.shape)
-        chosen = torch.from_numpy(generator.random(shape) < self.text_mask_ratio) & ~torch.isin(input_ids, special)
-        fate = torch.from_numpy(generator.random(shape))
-        random_ids = torch.from_numpy(generator.choice(ordinary, size=shape)).to(input_ids.dtype)
-        masked = torch.where(chosen & (fate < 0.8), torch.full_like(input_ids, mask_token_id), input_ids)
-        return torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random_ids, masked)
+        # Drawn for the words alone: how far the other images of the batch pad an expression must not matter.
+        is_word = ~torch.isin(input_ids, special)
+        words = input_ids[is_word]
+        chosen = torch.from_numpy(generator.random(len(words)) < self.text_mask_ratio)
+        fate = torch.from_numpy(generator.random(len(words)))
+        random_ids = torch.from_numpy(generator.choice(ordinary, size=len(words))).to(input_ids.dtype)
+        masked = torch.where(chosen & (fate < 0.8), torch.full_like(words, mask_token_id), words)
+        result = input_ids.clone()
+        result[is_word] = torch.where(chosen & (fate >= 0.8) & (fate < 0.9), random_ids, masked)
+        return result

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..data.masks import decode_mask
 from .augmentation import MaskingAugmentation
@@ -50,6 +49,7 @@ class ReferringCollator:
     """
     Turns a list of canonical rows into one batch: `pixel_values`, `input_ids`, `attention_mask`, `labels`, and in
     training `landmark_masks` where any row of the batch has `landmarks`; they are 255 where nothing is known of them.
+    A processor that keeps the aspect ratio adds `pixel_mask`.
 
     Each row is an image with expressions, and `masks` (COCO RLE) with the `mask_index` of each expression. The batch
     has the shape `(batch, expressions, ...)`, with as many expressions as the row with most of them; missing ones have
@@ -96,6 +96,7 @@ class ReferringCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         if all("skipped" in row for row in rows):
             return {}
+        stand_in = next((expression for row in rows for expression in row.get("expressions", ())), "nothing")
         images, texts, masks, landmarks, generators, counts = [], [], [], [], [], []
         for row in rows:
             self._check(row)
@@ -113,13 +114,25 @@ class ReferringCollator:
                 expressions = [self.augmentation.drop_words(expression, generator) for expression in expressions]
             images.append(row["image"])
             counts.append(len(expressions))
-            # A row without an expression still is an image of the batch: a word stands in and is blanked below.
-            texts.append(expressions or ["nothing"])
-            masks.append([decoded[row["mask_index"][i]] for i in chosen])
+            # A row without an expression still is an image of the batch: another's stands in and is blanked below.
+            texts.append(expressions or [stand_in])
+            masks.append([decoded[row["mask_index"][i]] for i in chosen] or None)
             is_supervised = self.training and row.get("landmarks") is not None
-            landmarks.append([decode_mask(row["landmarks"][i]) for i in chosen] if is_supervised else None)
-        batch = dict(self.processor(text=texts, truncation=True, return_tensors="pt"))
-        batch.update(self._prepare_images(images, masks, landmarks))
+            landmarks.append([decode_mask(row["landmarks"][i]) for i in chosen] or None if is_supervised else None)
+        batch = dict(
+            self.processor(
+                images=images,
+                text=texts,
+                segmentation_maps=masks,
+                landmark_maps=landmarks if any(landmarks) else None,
+                truncation=True,
+                return_tensors="pt",
+            )
+        )
+        del batch["original_sizes"]  # scores at the size of the labels need none
+        for name in {"labels", "landmark_masks"} & batch.keys():
+            # Eight times less to hand over to the training process and to the accelerator than 64-bit integers.
+            batch[name] = batch[name].to(torch.uint8)
         for item, count in enumerate(counts):
             if count == 0:
                 batch["attention_mask"][item] = 0
@@ -130,30 +143,6 @@ class ReferringCollator:
                     batch["input_ids"][item], self.processor.tokenizer, generator
                 )
         return batch
-
-    def _prepare_images(
-        self,
-        images: Sequence[Image.Image],
-        masks: Sequence[list[np.ndarray]],
-        landmarks: Sequence[list[np.ndarray] | None],
-    ) -> dict[str, torch.Tensor]:
-        """`pixel_values`, `labels` and, if there are any, `landmark_masks`, with 255 for masks that are missing."""
-        most = max(1, *(len(entry) for entry in masks))
-        has_landmarks = any(entry is not None for entry in landmarks)
-        maps = []
-        for image, referents, named in zip(images, masks, landmarks, strict=True):
-            unknown = np.full((image.height, image.width), 255, dtype=np.uint8)
-            maps.append(referents + [unknown] * (most - len(referents)))
-            if has_landmarks:
-                named = named or []
-                maps[-1] += named + [unknown] * (most - len(named))
-        inputs = dict(self.processor.image_processor(list(images), maps, return_tensors="pt"))
-        # Eight times less to hand over to the training process and to the accelerator than 64-bit integers.
-        labels = inputs.pop("labels").to(torch.uint8)
-        inputs["labels"] = labels[:, :most]
-        if has_landmarks:
-            inputs["landmark_masks"] = labels[:, most:]
-        return inputs
 
     def _generator(self, row: Mapping[str, Any]) -> np.random.Generator:
         identity = zlib.crc32(f"{row.get('dataset', '')}/{row.get('image_id', '')}".encode())

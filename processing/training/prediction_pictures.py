@@ -101,7 +101,9 @@ class PredictionPictures(TrainerCallback):
                 batch.pop("labels")
                 outputs = model(**{name: tensor.to(self.trainer.args.device) for name, tensor in batch.items()})
                 size = (row["image"].height, row["image"].width)
-                masks = self.processor.post_process_referring_segmentation(outputs, target_sizes=[size])
-                predictions.append(masks[0][0].cpu().numpy())
+                (result,) = self.processor.post_process_referring_segmentation(
+                    outputs, target_sizes=[size], pixel_mask=batch.get("pixel_mask")
+                )
+                predictions.append(result["masks"][0].cpu().numpy())
         model.train(was_training)
         return predictions

@@ -37,7 +37,7 @@ from .image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_exp
 from .prediction_pictures import PredictionPictures
 from .referring_trainer import ReferringTrainer, last_complete_checkpoint
 from .run_settings import RESULTS_FILE, differing_settings, read_settings, write_settings
-from .trainer_metrics import TrainerMetrics, reduce_logits
+from .trainer_metrics import TrainerMetrics
 from .training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
 from .word_tokenizer import build_word_tokenizer
 
@@ -284,6 +284,7 @@ def build_trainer(
         word_dropout=data.word_dropout,
         probability=data.masking_probability,
     )
+    metrics = TrainerMetrics()
     trainer = ReferringTrainer(
         model=model,
         args=training,
@@ -303,8 +304,8 @@ def build_trainer(
         ema_decay=training.ema_decay,
         modules_in_eval_mode=modules_in_eval_mode(model, training),
         settings=settings,
-        preprocess_logits_for_metrics=reduce_logits,
-        compute_metrics=TrainerMetrics(),
+        preprocess_logits_for_metrics=metrics.reduce_logits,
+        compute_metrics=metrics,
     )
     if training.num_pictures > 0 and eval_rows:
         shown = next(iter(eval_rows.values()))

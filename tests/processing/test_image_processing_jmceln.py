@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from processing import JMCELNImageProcessor, image_processing_jmceln
+from processing import JMCELNImageProcessor
 from processing.image_loading_jmceln import image_to_array, load_pil_image
 
 
@@ -95,11 +95,10 @@ class TestSources:
             torch.testing.assert_close(actual, expected, rtol=0, atol=0, msg=name)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-    @pytest.mark.parametrize("divisor", [1, 255])
-    def test_floats_in_either_range_match_integers(
-        self, processor: JMCELNImageProcessor, pixels: np.ndarray, dtype: torch.dtype, divisor: int
+    def test_floats_match_integers(
+        self, processor: JMCELNImageProcessor, pixels: np.ndarray, dtype: torch.dtype
     ) -> None:
-        floats = torch.from_numpy(pixels).to(dtype) / divisor
+        floats = torch.from_numpy(pixels).to(dtype) / 255
         expected = processor(pixels, return_tensors="pt").pixel_values
         # Pillow rounds integers to 8 bits after each direction of the resizing: half a step twice, over the deviation.
         tolerance = 1 / 255 / 0.224 + 2e-3
@@ -111,6 +110,17 @@ class TestSources:
         processor = JMCELNImageProcessor(do_resize=False, do_normalize=False)
         values = processor(pixels / 255, return_tensors="np").pixel_values[0]
         np.testing.assert_allclose(values, pixels.transpose(2, 0, 1) / 255, atol=1e-6)
+
+    def test_the_range_is_told_by_the_dtype_not_by_the_values(self) -> None:
+        # A frame of 0 to 255 that is nearly black looked like one of 0 to 1.
+        processor = JMCELNImageProcessor(do_resize=False, do_normalize=False)
+        dark = np.ones((4, 4, 3), dtype=np.uint8)
+        np.testing.assert_allclose(processor(dark, return_tensors="np").pixel_values, 1 / 255)
+        np.testing.assert_allclose(processor(dark.astype(float), return_tensors="np").pixel_values, 1.0)
+        with pytest.raises(ValueError, match=r"floats from 2 to 2, but floats must lie in \[0, 1\]: divide"):
+            processor(dark * 2.0)
+        raw = processor(dark * 2.0, do_rescale=False, return_tensors="np").pixel_values
+        np.testing.assert_allclose(raw, 2.0)
 
     def test_grey_is_repeated(self, exact: JMCELNImageProcessor, pixels: np.ndarray) -> None:
         grey = pixels[..., 0]
@@ -137,9 +147,8 @@ class TestSources:
         rgba[..., 0] = 200
         rgba[0, :, 3] = 255
         rgba[1, :, 3] = (0, 51, 255)
-        for source in (Image.fromarray(rgba), rgba, torch.from_numpy(rgba), rgba / 255.0):
-            values = exact(source, return_tensors="np").pixel_values[0]
-            values = values * 255 if values.max() <= 1 else values
+        for source, scale in ((Image.fromarray(rgba), 1), (rgba, 1), (torch.from_numpy(rgba), 1), (rgba / 255.0, 255)):
+            values = exact(source, return_tensors="np").pixel_values[0] * scale
             np.testing.assert_allclose(values[:, 0, 0], (200, 0, 0), atol=0.01)
             np.testing.assert_allclose(values[:, 1, 0], (255, 255, 255), atol=0.01)
             np.testing.assert_allclose(values[:, 1, 1], (244, 204, 204), atol=0.5)
@@ -227,6 +236,8 @@ class TestGeometry:
         assert torch.equal(inputs.pixel_values[0, 0] != 0, filled)
         assert torch.equal(inputs.labels[0] == 1, filled)
         assert torch.equal(inputs.labels[0] == 255, ~filled)
+        assert torch.equal(inputs.pixel_mask[0], filled.long())
+        assert inputs.original_sizes.tolist() == [list(shape)]
 
     @pytest.mark.parametrize("keep_aspect_ratio", [False, True])
     def test_a_picture_does_not_depend_on_its_batch(self, picture: Image.Image, keep_aspect_ratio: bool) -> None:
@@ -286,31 +297,45 @@ class TestMasks:
         for kind in kinds:
             assert torch.equal(processor(picture, kind, return_tensors="pt").labels, expected), kind
 
-    def test_ignored_pixels_stay(self, processor: JMCELNImageProcessor, picture: Image.Image) -> None:
+    def test_pixels_are_ignored_on_demand(self, processor: JMCELNImageProcessor, picture: Image.Image) -> None:
         mask = np.full((HEIGHT, WIDTH), 255, dtype=np.uint8)
         mask[:, :30] = 1
-        labels = processor(picture, mask, return_tensors="pt").labels
+        labels = processor(picture, mask, ignore_index=255, return_tensors="pt").labels
         assert set(labels.unique().tolist()) == {1, 255}
+        signed = np.where(mask == 255, -100, 1)
+        assert torch.equal(processor(picture, signed, ignore_index=-100, return_tensors="pt").labels, labels)
+        mask[:5] = 0
+        with pytest.raises(ValueError, match=r"found \[1, 255\] beside 0.*pass `ignore_index=255`"):
+            processor(picture, mask)
 
-    def test_a_white_on_black_mask_is_warned_of(
-        self, processor: JMCELNImageProcessor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("value", [1, 2, 128, 255])
+    def test_the_value_beside_zero_is_the_referent(
+        self, processor: JMCELNImageProcessor, picture: Image.Image, value: int
     ) -> None:
-        messages: list[str] = []
-        monkeypatch.setattr(image_processing_jmceln.logger, "warning_once", messages.append)
+        # White on black was read as "ignored", so that training on such masks learned nothing.
         mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-        mask[5:] = 255
-        processor(picture, mask)
-        assert len(messages) == 1
-        assert "divide" in messages[0]
+        mask[10:20, 10:30] = 1
+        expected = processor(picture, mask, return_tensors="pt").labels
+        for kind in (Image.fromarray(mask * value), mask * value, torch.from_numpy(mask * value)):
+            assert torch.equal(processor(picture, kind, return_tensors="pt").labels, expected)
+        everywhere = processor(picture, np.full((HEIGHT, WIDTH), value, np.uint8), return_tensors="pt").labels
+        assert (everywhere == 1).all()
 
-    def test_a_mask_of_which_nothing_is_known_is_not_warned_of(
-        self, processor: JMCELNImageProcessor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+    def test_nothing_is_known_of_a_mask_that_is_none(
+        self, processor: JMCELNImageProcessor, picture: Image.Image
     ) -> None:
-        # The collator pads the masks of a batch with such ones; a warning at every training said nothing.
-        messages: list[str] = []
-        monkeypatch.setattr(image_processing_jmceln.logger, "warning_once", messages.append)
-        processor(picture, np.full((HEIGHT, WIDTH), 255, dtype=np.uint8))
-        assert not messages
+        mask = np.ones((HEIGHT, WIDTH), dtype=bool)
+        labels = processor([picture, picture], [[mask, None], [None]], return_tensors="pt").labels
+        assert [[int(label.unique()) for label in masks] for masks in labels] == [[1, 255], [255, 255]]
+
+    def test_landmarks_are_read_as_masks_are(self, processor: JMCELNImageProcessor, picture: Image.Image) -> None:
+        mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        mask[10:20, 10:30] = 255
+        inputs = processor(picture, [mask, mask], landmark_maps=[255 - mask, None], return_tensors="pt")
+        assert torch.equal(inputs.landmark_masks[0, 0], 1 - inputs.labels[0, 0])
+        assert (inputs.landmark_masks[0, 1] == 255).all()
+        with pytest.raises(ValueError, match=r"`landmark_maps\[0\]` has the size \(4, 5\)"):
+            processor(picture, landmark_maps=zeros(4, 5))
 
     @settings(max_examples=60)
     @given(
@@ -361,7 +386,8 @@ class TestPostProcessing:
         mask[top : top + shape[0] // 2, left : left + shape[1] // 2] = True
         labels = processor(np.zeros((*shape, 3), np.uint8), mask, return_tensors="pt").labels
         logits = torch.where(labels == 1, 5.0, -5.0)  # the padding too says no: a wrong cut would show
-        (restored,) = processor.post_process_referring_segmentation(outputs(logits), target_sizes=[shape])
+        (result,) = processor.post_process_referring_segmentation(outputs(logits), target_sizes=[shape])
+        restored = result["masks"][0]
         assert restored.dtype == torch.bool
         assert restored.shape == shape
         intersection = (restored.numpy() & mask).sum()
@@ -374,36 +400,126 @@ class TestPostProcessing:
         processor = JMCELNImageProcessor(size=64, keep_aspect_ratio=True)
         logits = torch.full((1, 64, 64), -9.0)
         logits[:, 32:] = 9.0  # only the padding of a picture twice as wide as high
-        (mask,) = processor.post_process_referring_segmentation(outputs(logits), target_sizes=[(40, 80)])
-        assert not mask.any()
+        (result,) = processor.post_process_referring_segmentation(outputs(logits), target_sizes=[(40, 80)])
+        assert not result["masks"].any()
 
-    def test_shapes_threshold_and_presence(self) -> None:
+    @pytest.mark.parametrize("scale", [1, 4])
+    @pytest.mark.parametrize("configured", [False, True])
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_an_aspect_ratio_kept_in_a_call_is_known_from_the_pixel_mask(
+        self, configured: bool, asked: bool, scale: int
+    ) -> None:
+        processor = JMCELNImageProcessor(size=64, keep_aspect_ratio=configured)
+        mask = np.zeros((40, 80), dtype=bool)
+        mask[20:, 40:] = True
+        inputs = processor(zeros(40, 80, 3), mask, keep_aspect_ratio=asked, return_tensors="pt")
+        assert ("pixel_mask" in inputs) == (configured or asked)
+        labels = inputs.labels[:, ::scale, ::scale]  # logits may be coarser than the inputs
+        found = outputs(torch.where(labels == 1, 9.0, -9.0))
+        pixel_mask = inputs.get("pixel_mask")
+        (result,) = processor.post_process_referring_segmentation(
+            found, target_sizes=inputs.original_sizes, pixel_mask=pixel_mask
+        )
+        assert (result["masks"][0].numpy() ^ mask).sum() < 200
+        # The model keeps it beside the features, where it is found without being passed.
+        found.image_features = SimpleNamespace(pixel_mask=pixel_mask)
+        (again,) = processor.post_process_referring_segmentation(found, target_sizes=inputs.original_sizes)
+        assert torch.equal(again["masks"], result["masks"])
+
+    def test_shapes_thresholds_and_scores(self) -> None:
         processor = JMCELNImageProcessor(size=16)
         logits = torch.tensor([-3.0, 0.0, 3.0]).view(1, 3, 1, 1).expand(2, 3, 16, 16).contiguous()
         presence = torch.tensor([[9.0, 9.0, 9.0], [9.0, 9.0, -9.0]])
-        masks = processor.post_process_referring_segmentation(
-            outputs(logits, presence), threshold=0.4, target_sizes=[(5, 7), (30, 20)]
+        results = processor.post_process_referring_segmentation(
+            outputs(logits, presence), threshold=0.3, mask_threshold=0.4, target_sizes=[(5, 7), (30, 20)]
         )
+        assert [set(result) for result in results] == [{"masks", "scores"}] * 2
+        masks = [result["masks"] for result in results]
         assert [mask.shape for mask in masks] == [(3, 5, 7), (3, 30, 20)]
         assert [mask.flatten(1).any(1).tolist() for mask in masks] == [[False, True, True], [False, True, False]]
-        kept = processor.post_process_referring_segmentation(outputs(logits, presence), presence_threshold=0)
-        assert [mask.shape for mask in kept] == [(3, 16, 16)] * 2
-        assert kept[1][2].all()
+        # Presence times the mean of the mask's pixels; of an empty mask, the highest of all pixels.
+        expected = presence.sigmoid() * torch.tensor([-3.0, 0.0, 3.0]).sigmoid()
+        torch.testing.assert_close(torch.stack([result["scores"] for result in results]), expected)
+
+        kept = processor.post_process_referring_segmentation(outputs(logits, presence), threshold=0)
+        assert [result["masks"].shape for result in kept] == [(3, 16, 16)] * 2
+        assert kept[1]["masks"][2].all()
+        # The score decides, not the presence alone: 0.9999 times 0.5 is below 0.6.
+        strict = processor.post_process_referring_segmentation(
+            outputs(logits, presence), threshold=0.6, mask_threshold=0.4
+        )
+        assert [result["masks"].flatten(1).any(1).tolist() for result in strict] == [[False, False, True], [False] * 3]
+
+    def test_probabilities_on_demand(self) -> None:
+        logits = torch.randn(2, 3, 8, 8)
+        results = JMCELNImageProcessor().post_process_referring_segmentation(
+            outputs(logits), target_sizes=[(8, 8), (4, 5)], return_probabilities=True
+        )
+        torch.testing.assert_close(results[0]["probabilities"], logits[0].sigmoid())
+        assert results[1]["probabilities"].shape == (3, 4, 5)
+
+    @pytest.mark.parametrize("return_probabilities", [False, True])
+    def test_padded_expressions_are_dropped(self, return_probabilities: bool) -> None:
+        logits = torch.arange(3.0).view(1, 3, 1, 1).expand(3, 3, 8, 8) + 1
+        attention_mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]])[..., None].expand(3, 3, 5)
+        results = JMCELNImageProcessor().post_process_referring_segmentation(
+            outputs(logits), attention_mask=attention_mask, return_probabilities=return_probabilities
+        )
+        assert [len(result["scores"]) for result in results] == [3, 1, 0]
+        assert [result["masks"].shape for result in results] == [(3, 8, 8), (1, 8, 8), (0, 8, 8)]
+        torch.testing.assert_close(results[1]["scores"], torch.tensor([1.0]).sigmoid())
+        if return_probabilities:
+            assert [result["probabilities"].shape[0] for result in results] == [3, 1, 0]
+
+    def test_one_map_of_all_expressions(self) -> None:
+        logits = torch.full((1, 3, 8, 8), -9.0)
+        logits[0, 0, :4] = 2.0
+        logits[0, 1, 2:6] = 3.0  # wins over the first where both are
+        logits[0, 2] = 5.0
+        presence = torch.tensor([[9.0, 9.0, -9.0]])
+        (segmentation,) = JMCELNImageProcessor().post_process_semantic_segmentation(outputs(logits, presence))
+        assert segmentation.dtype == torch.int64
+        assert segmentation[:, 0].tolist() == [1, 1, 2, 2, 2, 2, 0, 0]
+        (large,) = JMCELNImageProcessor().post_process_semantic_segmentation(
+            outputs(logits, presence), threshold=0, target_sizes=[(16, 20)]
+        )
+        assert large.shape == (16, 20)
+        assert (large == 3).all()
+        (empty,) = JMCELNImageProcessor().post_process_semantic_segmentation(
+            outputs(logits), attention_mask=torch.zeros(1, 3, 2)
+        )
+        assert not empty.any()
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_any_float_type(self, dtype: torch.dtype) -> None:
         logits = torch.randn(1, 2, 16, 16).to(dtype)
-        masks = JMCELNImageProcessor(size=16).post_process_referring_segmentation(
+        (result,) = JMCELNImageProcessor(size=16).post_process_referring_segmentation(
             outputs(logits, torch.ones(1, 2, dtype=dtype)), target_sizes=torch.tensor([[8, 8]])
         )
-        assert masks[0].shape == (2, 8, 8)
+        assert result["masks"].shape == (2, 8, 8)
+        assert result["scores"].dtype == torch.float32
+
+    def test_nan_is_an_error(self) -> None:
+        logits, presence = torch.zeros(2, 2, 4, 4), torch.zeros(2, 2)
+        logits[1, 1, 2, 3] = torch.nan
+        processor = JMCELNImageProcessor()
+        with pytest.raises(ValueError, match=r"returned NaN for image 1 .*bfloat16"):
+            processor.post_process_referring_segmentation(outputs(logits, presence))
+        # That of padding is nobody's.
+        attention_mask = torch.tensor([[1, 1], [1, 0]])[..., None]
+        assert len(processor.post_process_referring_segmentation(outputs(logits), attention_mask=attention_mask)) == 2
+        presence[0] = torch.nan
+        with pytest.raises(ValueError, match="returned NaN for image 0"):
+            processor.post_process_referring_segmentation(outputs(torch.zeros(2, 2, 4, 4), presence))
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             ({"threshold": 1.5}, "`threshold` must lie between 0 and 1, got 1.5"),
-            ({"presence_threshold": -1}, "`presence_threshold`"),
-            ({"target_sizes": [(4, 4), (4, 4)]}, "2 entries for a batch of 1"),
+            ({"mask_threshold": -1}, "`mask_threshold`"),
+            ({"target_sizes": [(4, 4), (4, 4)]}, "`target_sizes` has 2 entries for a batch of 1"),
+            ({"pixel_mask": torch.ones(2, 4, 4)}, "`pixel_mask` has 2 entries for a batch of 1"),
+            ({"attention_mask": torch.ones(1, 2, 4)}, r"\(1, 2, 4\), but the logits are those of \(1,\)"),
         ],
     )
     def test_bad_arguments(self, arguments: dict[str, Any], message: str) -> None:
@@ -442,7 +558,7 @@ class TestBadInput:
             (zeros(0, 5, 3), ValueError, "no pixels"),
             (NOT_A_NUMBER, ValueError, "48 NaN or infinite"),
             (torch.from_numpy(INFINITE), ValueError, "48 NaN or infinite"),
-            (np.full((4, 4, 3), -0.5), ValueError, "normalised already"),
+            (np.full((4, 4, 3), -0.5), ValueError, "normalized already"),
             (np.full((4, 4, 3), 300.0), ValueError, "300"),
             (np.full((4, 4, 3), 300), ValueError, "uint16"),
             (np.full((4, 4, 3), -1), ValueError, "expected 0 to 255"),
@@ -473,8 +589,8 @@ class TestBadInput:
         [
             (zeros(4, 5), ValueError, r"\(4, 5\).*\(40, 60\)"),
             (zeros(60, 40), ValueError, "EXIF"),
-            (np.full((40, 60), 2, np.uint8), ValueError, r"found \[2\]"),
-            (np.full((40, 60), 0.5), ValueError, r"found \[0.5\]"),
+            (np.tile([0, 2, 3], (40, 20)), ValueError, r"found \[2, 3\] beside 0.*`map == label`"),
+            (np.tile([0.5, 1.0], (40, 30)), ValueError, r"found \[0.5, 1.0\]"),
             (np.full((40, 60), np.nan), ValueError, "nan"),
             (np.full((40, 60), "a"), TypeError, "dtype"),
             ([], ValueError, "empty list"),
@@ -492,7 +608,7 @@ class TestBadInput:
         ("masks", "error", "message"),
         [
             ([zeros(4, 4)], ValueError, "1 entries for 2 images"),
-            (Image.new("L", (4, 4)), TypeError, "one entry an image"),
+            (Image.new("L", (4, 4)), TypeError, "one entry per image"),
             ([zeros(4, 4), [zeros(4, 4)]], ValueError, "mixes"),
         ],
     )
@@ -510,10 +626,14 @@ class TestBadInput:
             JMCELNImageProcessor(size=size)
 
     def test_unknown_arguments(self) -> None:
-        with pytest.raises(TypeError, match="keep_ratio"):
+        message = "no argument 'keep_ratio': did you mean 'keep_aspect_ratio'"
+        with pytest.raises(TypeError, match=message):
             JMCELNImageProcessor(keep_ratio=True)
-        with pytest.raises(TypeError, match="keep_ratio"):
+        with pytest.raises(TypeError, match=message):
             JMCELNImageProcessor()(zeros(4, 4, 3), keep_ratio=True)
+        with pytest.raises(TypeError, match=r"no argument 'xyz'; it takes \["):
+            JMCELNImageProcessor()(zeros(4, 4, 3), xyz=True)
+        assert "pixel_values" in JMCELNImageProcessor(size=8)(zeros(4, 4, 3), device="cpu")
 
     def test_data_format(self) -> None:
         with pytest.raises(ValueError, match="got 'channel_last'"):

@@ -22,6 +22,8 @@ from tests.tiny import tiny_config, tiny_processor
 
 
 Answer = dict[str, Any]
+# An untrained model is sure of nothing: with the default thresholds all its masks are empty, and so alike.
+FINDS_SOMETHING = {"threshold": 0.0, "mask_threshold": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def model() -> JMCELNModel:
 
 @pytest.fixture
 def pipe(model: JMCELNModel, processor: JMCELNProcessor) -> ReferringImageSegmentationPipeline:
-    return ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu")
+    return ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu", **FINDS_SOMETHING)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,8 @@ def images() -> list[Image.Image]:
 
 
 def assert_same(actual: list[Answer], expected: list[Answer]) -> None:
+    # Empty or full masks are the same whatever the model does.
+    assert any(0 < np.asarray(answer["mask"]).mean() < 255 for answer in expected)
     assert [answer["label"] for answer in actual] == [answer["label"] for answer in expected]
     for one, other in zip(actual, expected, strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
@@ -198,24 +202,26 @@ class TestAnswers:
         inputs = processor(images=images[0], text="star", return_tensors="pt")
         with torch.no_grad():
             outputs = pipe.model(**inputs)
-        probabilities = processor.image_processor.mask_probabilities(outputs.logits[0], (50, 80))
         presence = outputs.presence_logits.sigmoid().item()
-        middle = probabilities.median().item()
+        middle = outputs.logits.sigmoid().median().item()
+        (expected,) = processor.post_process_referring_segmentation(
+            outputs, threshold=0, mask_threshold=middle, target_sizes=[(50, 80)], return_probabilities=True
+        )
+        probabilities = expected["probabilities"][0]
 
-        (answer,) = pipe(images[0], "star", threshold=middle, presence_threshold=0)
+        (answer,) = pipe(images[0], "star", threshold=0, mask_threshold=middle)
         chosen = probabilities > middle
         assert (np.asarray(answer["mask"]) == 255).mean() == pytest.approx(chosen.float().mean().item(), abs=0.01)
         assert answer["score"] == pytest.approx(presence * probabilities[chosen].mean().item(), abs=1e-3)
-        (expected,) = processor.post_process_referring_segmentation(
-            outputs, threshold=middle, presence_threshold=0, target_sizes=[(50, 80)]
-        )
-        assert ((np.asarray(answer["mask"]) == 255) != expected.numpy()).mean() < 0.002
+        assert ((np.asarray(answer["mask"]) == 255) != expected["masks"][0].numpy()).mean() < 0.002
+        assert answer["score"] == pytest.approx(expected["scores"].item(), abs=1e-5)
 
-        (absent,) = pipe(images[0], "star", threshold=middle, presence_threshold=1)
-        assert not np.asarray(absent["mask"]).any()
-        assert absent["score"] == pytest.approx(answer["score"])
+        for threshold, is_found in ((answer["score"] - 0.01, True), (answer["score"] + 0.01, False)):
+            (other,) = pipe(images[0], "star", threshold=threshold, mask_threshold=middle)
+            assert np.asarray(other["mask"]).any() == is_found
+            assert other["score"] == pytest.approx(answer["score"])
 
-        (nothing,) = pipe(images[0], "star", threshold=1)
+        (nothing,) = pipe(images[0], "star", mask_threshold=1)
         assert not np.asarray(nothing["mask"]).any()
         assert nothing["score"] == pytest.approx(presence * probabilities.max().item(), abs=1e-4)
 
@@ -223,14 +229,14 @@ class TestAnswers:
         self, model: JMCELNModel, processor: JMCELNProcessor, images: list[Image.Image]
     ) -> None:
         pipe = ReferringImageSegmentationPipeline(
-            model=model, processor=processor, device="cpu", threshold=0.0, presence_threshold=0.0
+            model=model, processor=processor, device="cpu", threshold=0.0, mask_threshold=0.0
         )
         (answer,) = pipe(images[0], "star")
         assert np.asarray(answer["mask"]).all()
 
     def test_overlay(self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image]) -> None:
         for source in (images[0], np.asarray(images[0]) / 255.0):
-            answers = pipe(source, ["star", "red"], return_overlay=True, threshold=0, presence_threshold=0)
+            answers = pipe(source, ["star", "red"], return_overlay=True, threshold=0, mask_threshold=0)
             assert [answer["overlay"].mode for answer in answers] == ["RGB", "RGB"]
             expected = draw_overlay(images[0], [answers[1]["mask"]], colours=[colour_of(1)])
             assert np.abs(np.asarray(answers[1]["overlay"], int) - np.asarray(expected, int)).max() <= 1
@@ -240,13 +246,43 @@ class TestAnswers:
         self, model: JMCELNModel, processor: JMCELNProcessor, images: list[Image.Image], dtype: torch.dtype
     ) -> None:
         reference = ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu")(
-            images[0], "red"
+            images[0], "red", **FINDS_SOMETHING
         )
         half = JMCELNModel(model.config).eval()
         half.load_state_dict(model.state_dict())
         pipe = ReferringImageSegmentationPipeline(model=half.to(dtype), processor=processor, device="cpu")
-        (answer,) = pipe(images[0], "red")
+        (answer,) = pipe(images[0], "red", **FINDS_SOMETHING)
         assert answer["score"] == pytest.approx(reference[0]["score"], abs=0.02)
+        assert (np.asarray(answer["mask"]) != np.asarray(reference[0]["mask"])).mean() < 0.05
+
+    @pytest.mark.parametrize("batch_size", [1, 2])
+    def test_padding_is_cut_off(self, model: JMCELNModel, images: list[Image.Image], batch_size: int) -> None:
+        processor = tiny_processor(keep_aspect_ratio=True)
+        pipe = ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu", **FINDS_SOMETHING)
+        texts = [["star", "a"], ["a"]]
+        areas = []
+        all_found = pipe(images[:2], texts, batch_size=batch_size)
+        for image, text, found in zip(images[:2], texts, all_found, strict=True):
+            inputs = processor(images=image, text=text, return_tensors="pt")
+            with torch.no_grad():
+                outputs = model(**inputs)
+            (expected,) = processor.post_process_referring_segmentation(
+                outputs, **FINDS_SOMETHING, target_sizes=inputs.original_sizes, pixel_mask=inputs.pixel_mask
+            )
+            assert [answer["score"] for answer in found] == pytest.approx(expected["scores"].tolist(), abs=1e-5)
+            for answer, mask in zip(found, expected["masks"], strict=True):
+                areas.append(mask.float().mean().item())
+                assert ((np.asarray(answer["mask"]) == 255) != mask.numpy()).mean() < 0.002
+        assert any(0 < area < 1 for area in areas)
+
+    def test_nan_is_an_error(self, model: JMCELNModel, processor: JMCELNProcessor, images: list[Image.Image]) -> None:
+        broken = JMCELNModel(model.config).eval()
+        with torch.no_grad():
+            for parameter in broken.presence_head.parameters():
+                parameter.fill_(torch.nan)
+        pipe = ReferringImageSegmentationPipeline(model=broken, processor=processor, device="cpu")
+        with pytest.raises(ValueError, match="returned NaN"):
+            pipe(images[0], "star")
 
 
 class TestBadInput:
@@ -282,7 +318,7 @@ class TestBadInput:
         ("arguments", "error"),
         [
             ({"threshold": 2}, ValueError),
-            ({"presence_threshold": -1}, ValueError),
+            ({"mask_threshold": -1}, ValueError),
             ({"expressions_per_call": 0}, ValueError),
             ({"treshold": 0.5}, TypeError),
         ],
@@ -310,7 +346,7 @@ class TestPackaging:
     ) -> None:
         pipe.save_pretrained(tmp_path)
         loaded = pipeline("referring-image-segmentation", model=str(tmp_path), trust_remote_code=True, device="cpu")
-        assert_same(loaded(images[0], ["star", "red"]), pipe(images[0], ["star", "red"]))
+        assert_same(loaded(images[0], ["star", "red"], **FINDS_SOMETHING), pipe(images[0], ["star", "red"]))
 
 
 class TestOverlay:

@@ -39,7 +39,7 @@ def test_writes_overlay_masks_and_table(
 ) -> None:
     output, masks = tmp_path / "new" / "overlay.png", tmp_path / "masks"
     arguments = ["--model", str(checkpoint), "--image", str(image), "--output", str(output), "--masks-dir", str(masks)]
-    arguments += ["--text", "the red star", "--text", "a/b", "--threshold", "0", "--presence-threshold", "0"]
+    arguments += ["--text", "the red star", "--text", "a/b", "--threshold", "0", "--mask-threshold", "0"]
     predict.main([*arguments, "--device", "cpu"])
     with Image.open(output) as overlay:
         assert overlay.width >= 120  # a legend that is wider than the picture is drawn whole

@@ -17,8 +17,9 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedTokenizerFast
 
-from processing import JMCELNImageProcessor, JMCELNProcessor
-from tests.tiny import tiny_processor
+from modeling_jmceln import JMCELNModel
+from processing import JMCELNImageProcessor, JMCELNProcessor, processing_jmceln
+from tests.tiny import tiny_config, tiny_processor
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,12 @@ def mask() -> np.ndarray:
     return mask
 
 
+@pytest.fixture(scope="module")
+def model() -> JMCELNModel:
+    torch.manual_seed(0)
+    return JMCELNModel(tiny_config()).eval()
+
+
 def word_level_tokenizer(**arguments: Any) -> PreTrainedTokenizerFast:
     """Adds no special tokens and splits at white space."""
     backend = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "red": 2, "cup": 3}, unk_token="[UNK]"))
@@ -48,7 +55,8 @@ def word_level_tokenizer(**arguments: Any) -> PreTrainedTokenizerFast:
 class TestExpressions:
     def test_one_image_one_expression(self, processor: JMCELNProcessor, image: Image.Image) -> None:
         inputs = processor(images=image, text="the red circle", return_tensors="pt")
-        assert list(inputs) == ["pixel_values", "input_ids", "attention_mask"]
+        assert list(inputs) == ["pixel_values", "original_sizes", "input_ids", "attention_mask"]
+        assert inputs.original_sizes.tolist() == [[20, 30]]
         assert inputs.pixel_values.shape == (1, 3, 16, 24)
         expected = processor.tokenizer("the red circle", return_tensors="pt")
         assert torch.equal(inputs.input_ids, expected.input_ids)
@@ -82,9 +90,17 @@ class TestExpressions:
         assert processor(images=[image], text="red", return_tensors="pt").input_ids.ndim == 2
 
     def test_either_alone(self, processor: JMCELNProcessor, image: Image.Image) -> None:
-        assert list(processor(images=image)) == ["pixel_values"]
-        assert processor(text=["red", "a star"], return_tensors="pt").input_ids.shape == (2, 4)
+        assert list(processor(images=image)) == ["pixel_values", "original_sizes"]
+        assert processor(text="red", return_tensors="pt").input_ids.shape == (1, 3)
+        # As beside their image, so that they go with its features.
+        assert processor(text=["red", "a star"], return_tensors="pt").input_ids.shape == (1, 2, 4)
         assert processor(text=[["red"], ["a star", "b"]], return_tensors="pt").input_ids.shape == (2, 2, 4)
+
+    def test_padding_has_a_mask(self, image: Image.Image) -> None:
+        processor = tiny_processor(size={"height": 16, "width": 16}, keep_aspect_ratio=True)
+        inputs = processor(images=image, text="red", return_tensors="pt")
+        assert list(inputs) == processor.model_input_names
+        assert inputs.pixel_mask.sum() == 11 * 16
 
     def test_without_tensors(self, processor: JMCELNProcessor, image: Image.Image, mask: np.ndarray) -> None:
         inputs = processor(images=image, text="red", segmentation_maps=mask)
@@ -150,6 +166,24 @@ class TestMasks:
         assert (ragged.labels[0, 1] == 255).all()
         assert not ragged.attention_mask[0, 1].any()
 
+    def test_landmarks_have_a_way_of_their_own(
+        self, processor: JMCELNProcessor, image: Image.Image, mask: np.ndarray
+    ) -> None:
+        inputs = processor(
+            images=[image, image],
+            text=[["red", "a"], ["b"]],
+            segmentation_maps=[[mask, mask], [mask]],
+            landmark_maps=[[1 - mask, None], None],
+            return_tensors="pt",
+        )
+        assert inputs.landmark_masks.shape == inputs.labels.shape == (2, 2, 16, 24)
+        assert torch.equal(inputs.landmark_masks[0, 0], 1 - inputs.labels[0, 0])
+        assert (inputs.landmark_masks[0, 1] == 255).all()
+        assert (inputs.landmark_masks[1] == 255).all()
+        alone = processor(images=image, text="red", landmark_maps=mask, return_tensors="pt")
+        assert "labels" not in alone
+        assert torch.equal(alone.landmark_masks[0], inputs.labels[0, 0])
+
     def test_masks_without_text(self, processor: JMCELNProcessor, image: Image.Image, mask: np.ndarray) -> None:
         inputs = processor(images=image, segmentation_maps=mask, return_tensors="pt")
         assert inputs.labels.shape == (1, 16, 24)
@@ -157,9 +191,47 @@ class TestMasks:
     def test_labels_come_back_as_masks(self, processor: JMCELNProcessor, image: Image.Image, mask: np.ndarray) -> None:
         labels = processor(images=image, text="red", segmentation_maps=mask, return_tensors="pt").labels
         outputs = SimpleNamespace(logits=labels * 20.0 - 10.0, presence_logits=torch.tensor([3.0]))
-        (restored,) = processor.post_process_referring_segmentation(outputs, target_sizes=[(20, 30)])
+        (result,) = processor.post_process_referring_segmentation(outputs, target_sizes=[(20, 30)])
+        (restored,) = result["masks"]
         assert restored.shape == (20, 30)
         assert (restored.numpy() & (mask == 1)).sum() / (restored.numpy() | (mask == 1)).sum() > 0.85
+
+
+class TestWithTheModel:
+    """What the README does, one step after the other."""
+
+    def test_masks_that_were_found_are_labels(
+        self, model: JMCELNModel, processor: JMCELNProcessor, image: Image.Image
+    ) -> None:
+        text = [["red", "the large star", "a"], ["blue circle"]]
+        inputs = processor(images=[image, image], text=text, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs)
+            results = processor.post_process_referring_segmentation(
+                outputs,
+                threshold=0,
+                mask_threshold=outputs.logits.sigmoid().median().item(),
+                target_sizes=inputs["original_sizes"],
+                attention_mask=inputs["attention_mask"],
+            )
+            assert [result["masks"].shape for result in results] == [(3, 20, 30), (1, 20, 30)]
+            masks = [result["masks"] for result in results]
+            assert all(mask.any() and not mask.all() for mask in masks)
+            labeled = processor(images=[image, image], text=text, segmentation_maps=masks, return_tensors="pt")
+            loss = model(**labeled).loss
+            opposite = processor(
+                images=[image, image], text=text, segmentation_maps=[~mask for mask in masks], return_tensors="pt"
+            )
+            assert loss < model(**opposite).loss
+
+    def test_expressions_alone_go_with_the_features_of_their_image(
+        self, model: JMCELNModel, processor: JMCELNProcessor, image: Image.Image
+    ) -> None:
+        text = ["red", "the large star"]
+        features = model.get_image_features(processor(images=image, return_tensors="pt")["pixel_values"])
+        outputs = model(image_features=features, **processor(text=text, return_tensors="pt"))
+        expected = model(**processor(images=image, text=text, return_tensors="pt"))
+        torch.testing.assert_close(outputs.logits, expected.logits)
 
 
 IMAGE = np.zeros((20, 30, 3), dtype=np.uint8)
@@ -171,7 +243,8 @@ class TestBadInput:
         ("arguments", "error", "message"),
         [
             ({}, ValueError, "Neither `images` nor `text`"),
-            ({"text": "red", "segmentation_maps": MASK}, ValueError, "without the `images`"),
+            ({"text": "red", "segmentation_maps": MASK}, ValueError, "`segmentation_maps` was given without"),
+            ({"text": "red", "landmark_maps": MASK}, ValueError, "`landmark_maps` was given without"),
             ({"images": IMAGE, "text": ""}, ValueError, "blank expression ''"),
             ({"images": IMAGE, "text": " \t\n"}, ValueError, "blank expression"),
             ({"images": IMAGE, "text": ["red", ""]}, ValueError, "blank expression"),
@@ -190,7 +263,11 @@ class TestBadInput:
             ({"images": IMAGE, "text": "\u200b"}, ValueError, "no token"),
             ({"images": IMAGE, "text": "red " * 200}, ValueError, r"202 tokens.*limit of 128"),
             ({"images": IMAGE, "text": "red", "segmentation_maps": MASK[1:]}, ValueError, r"\(19, 30\)"),
-            ({"images": IMAGE, "text": "red", "segmentation_maps": MASK + 7}, ValueError, r"found \[7\]"),
+            (
+                {"images": IMAGE, "text": "red", "segmentation_maps": np.eye(20, 30) + 7},
+                ValueError,
+                r"found \[7.0, 8.0\]",
+            ),
             ({"images": IMAGE, "text": "red", "segmentation_maps": [MASK, MASK]}, ValueError, "2 masks for 1"),
             ({"images": IMAGE, "text": ["red", "a"], "segmentation_maps": MASK}, ValueError, "1 masks for 2"),
             (
@@ -200,9 +277,14 @@ class TestBadInput:
             ),
             ({"images": [IMAGE], "text": ["red"], "segmentation_maps": 3}, ValueError, "of type int"),
             ({"images": IMAGE * np.nan, "text": "red"}, ValueError, "NaN"),
-            ({"images": IMAGE, "text": "red", "return_tensor": "pt"}, TypeError, "return_tensor"),
-            ({"images": IMAGE, "text": "red", "text_kwargs": {"pad": 3}}, TypeError, "pad"),
-            ({"images": IMAGE, "text": "red", "images_kwargs": {"crop": 3}}, TypeError, "crop"),
+            (
+                {"images": IMAGE, "text": "red", "return_tensor": "pt"},
+                TypeError,
+                "'return_tensor': .* 'return_tensors'",
+            ),
+            ({"images": IMAGE, "text": "red", "segmentation_map": MASK}, TypeError, "mean 'segmentation_maps'"),
+            ({"images": IMAGE, "text": "red", "text_kwargs": {"pad": 3}}, TypeError, "`text_kwargs` of .*'pad'"),
+            ({"images": IMAGE, "text": "red", "images_kwargs": {"crop": 3}}, TypeError, "`images_kwargs` of .*'crop'"),
         ],
     )
     def test_is_refused_by_name(
@@ -211,12 +293,40 @@ class TestBadInput:
         with pytest.raises(error, match=message):
             processor(**arguments)
 
+    def test_what_transformers_passes_to_every_processor_is_accepted(self, processor: JMCELNProcessor) -> None:
+        arguments = {"images": IMAGE, "text": "red", "return_tensors": "pt"}
+        expected = processor(**arguments)
+        flat = processor(**arguments, device="cpu", return_token_type_ids=True)
+        grouped = processor(
+            **arguments, text_kwargs={"return_token_type_ids": True}, images_kwargs={"device": torch.device("cpu")}
+        )
+        for inputs in (flat, grouped):
+            assert list(inputs) == list(expected)
+            assert torch.equal(inputs.pixel_values, expected.pixel_values)
+
     def test_a_truncated_file(self, processor: JMCELNProcessor, image: Image.Image, tmp_path: Path) -> None:
         path = tmp_path / "half.png"
         image.save(path)
         path.write_bytes(path.read_bytes()[:200])
         with pytest.raises(ValueError, match=r"half\.png"):
             processor(images=path, text="red")
+
+    def test_words_that_the_tokenizer_does_not_know_are_named(
+        self, processor: JMCELNProcessor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        messages: list[str] = []
+        monkeypatch.setattr(processing_jmceln.logger, "warning_once", messages.append)
+        processor(images=IMAGE, text=["the red circle", "the LARGE star"])
+        assert not messages
+        processor(images=IMAGE, text=["the man on the left", "a man"])
+        assert [message.split("'")[1] for message in messages] == ["man", "on"]
+
+    def test_a_word_is_warned_of_once(self, processor: JMCELNProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+        messages: list[str] = []
+        monkeypatch.setattr(processing_jmceln.logger, "warning", messages.append)
+        for _ in range(3):
+            processor(text="a zebra")
+        assert len(messages) == 1
 
     def test_a_word_level_tokenizer_that_finds_nothing(self) -> None:
         backend = Tokenizer(models.WordLevel({"[PAD]": 0, "red": 1}))

@@ -84,14 +84,16 @@ class ColourProcessor:
         pixel_values = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
         return BatchFeature({"pixel_values": pixel_values, "input_ids": numbers, "attention_mask": attention_mask})
 
-    def post_process_referring_segmentation(self, outputs, threshold, presence_threshold, target_sizes):
-        masks = []
-        for logits, presence, size in zip(outputs["logits"], outputs["presence_logits"], target_sizes, strict=True):
+    def post_process_referring_segmentation(self, outputs, threshold, mask_threshold, target_sizes, attention_mask):
+        results = []
+        is_real = attention_mask.any(-1)
+        entries = zip(outputs["logits"], outputs["presence_logits"], target_sizes, is_real, strict=True)
+        for logits, presence, size, real in entries:
             resized = nn.functional.interpolate(logits[None], size=tuple(size), mode="bilinear")[0]
-            mask = resized.sigmoid() > threshold
-            mask[presence.sigmoid() < presence_threshold] = False
-            masks.append(mask)
-        return masks
+            mask = resized.sigmoid() > mask_threshold
+            mask[presence.sigmoid() < threshold] = False
+            results.append({"masks": mask[real]})
+        return results
 
 
 @pytest.fixture
@@ -320,8 +322,8 @@ def test_thresholds_reach_the_masks(rows, tmp_path):
     scores = {}
     for name, settings in {
         "usual": EvaluationSettings(),
-        "no presence": EvaluationSettings(presence_threshold=0.0),
-        "certain": EvaluationSettings(presence_threshold=0.0, threshold=1.0),
+        "no presence": EvaluationSettings(threshold=0.0),
+        "certain": EvaluationSettings(threshold=0.0, mask_threshold=1.0),
     }.items():
         _, journal, _ = run(nameless, tmp_path / name, settings, ColourModel(margin=300.0))
         scores[name] = collect_results(journal, settings)["scores"]["T-acc"]
@@ -342,7 +344,7 @@ def test_image_and_mask_of_different_sizes_are_refused(rows, tmp_path):
         ({"batch_size": 0}, "batch_size"),
         ({"limit": 0}, "limit"),
         ({"threshold": 50}, "threshold"),
-        ({"presence_threshold": -1}, "presence_threshold"),
+        ({"mask_threshold": -1}, "mask_threshold"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, message):

@@ -51,7 +51,7 @@ def arguments(model_folder, rows_file):
     def make(output, *more):
         return [
             *("--model", str(model_folder), "--dataset", str(rows_file), "--split", "test", "--device", "cpu"),
-            *("--limit", str(IMAGES), "--presence-threshold", "0", "--output-dir", str(output), "--no-progress"),
+            *("--limit", str(IMAGES), "--threshold", "0", "--output-dir", str(output), "--no-progress"),
             *more,
         ]
 
@@ -70,7 +70,7 @@ def test_everything_is_written(arguments, tmp_path, capsys):
     assert results["data"]["parts"] == {"shapes/test": IMAGES}
     assert results["model"]["parameters"] > 0
     assert len(results["model"]["weights_sha256"]) == 64
-    assert results["settings"]["presence_threshold"] == 0
+    assert results["settings"]["threshold"] == 0
     assert results["run"]["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert {"appearance", "position", "relation"} <= set(results["scores"]["groups"])
     assert list(results["controls"]) == ["the object", "shuffled words", "another image"]
@@ -122,7 +122,7 @@ def test_shapes_files_and_streams_give_the_same(model_folder, arguments, tmp_pat
         all_results.append(
             evaluate.main(
                 [
-                    *("--model", str(model_folder), "--split", "test", "--presence-threshold", "0"),
+                    *("--model", str(model_folder), "--split", "test", "--threshold", "0"),
                     *("--device", "cpu", "--output-dir", str(tmp_path / name), "--no-progress"),
                     *("--sheet-cases", "0", "--dataset", *data),
                 ]

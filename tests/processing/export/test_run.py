@@ -73,7 +73,7 @@ def test_pipeline_on_graphs_answers_as_on_the_model(checkpoint: Path, exported: 
     texts = [["the red circle", "a star", "large square above"], ["the small green star"]]
     model = JMCELNModel.from_pretrained(checkpoint).eval()
     original = ReferringImageSegmentationPipeline(model=model, processor=tiny_processor(), device="cpu")
-    options = {"presence_threshold": 0.0, "threshold": 0.1, "batch_size": 2, "expressions_per_call": 4}
+    options = {"threshold": 0.0, "mask_threshold": 0.1, "batch_size": 2, "expressions_per_call": 4}
     expected, answers = (
         pipe(images, texts, return_overlay=True, **options) for pipe in (original, load_onnx_pipeline(exported))
     )

@@ -42,6 +42,18 @@ def test_masks_tokens_as_in_bert_and_spares_special_ones():
     assert not torch.isin(words[replaced], torch.tensor(tokenizer.all_special_ids)).any()
 
 
+def test_what_is_masked_does_not_depend_on_the_padding():
+    tokenizer = tiny_tokenizer()
+    ids = torch.tensor([[tokenizer.cls_token_id, *range(7, 17), tokenizer.sep_token_id]] * 2)
+    padded = torch.full((4, 20), tokenizer.pad_token_id)
+    padded[:2, :12] = ids
+    augmentation = MaskingAugmentation(text_mask_ratio=0.5)
+    masked, of_padded = (augmentation.mask_tokens(each, tokenizer, np.random.default_rng(0)) for each in (ids, padded))
+    assert not torch.equal(masked, ids)
+    assert torch.equal(of_padded[:2, :12], masked)
+    assert (of_padded[2:] == tokenizer.pad_token_id).all()
+
+
 def test_masking_needs_a_token_to_mask_with():
     tokenizer = tiny_tokenizer()
     tokenizer.mask_token = None

@@ -101,6 +101,24 @@ def test_training_draws_anew_at_each_visit_and_alike_for_one(processor):
     assert not torch.equal(first["input_ids"], other["input_ids"])
 
 
+def test_masked_words_do_not_depend_on_the_company(processor):
+    augmentation = MaskingAugmentation(image_mask_ratio=0.5, text_mask_ratio=0.5, word_dropout=0.2, probability=1.0)
+    rows = [{**canonical_row(number, (1 + number,)), "visit": 0} for number in range(4)]
+    rows[3]["expressions"] = ["the large red square left of the small blue circle"] * 4
+    collator = ReferringCollator(processor, training=True, augmentation=augmentation)
+    together, alone = collator(rows), collator(rows[:1])
+    own = alone["attention_mask"][0].bool()
+    assert torch.equal(together["input_ids"][0, :1, : own.shape[-1]][own], alone["input_ids"][0][own])
+    assert torch.equal(together["pixel_values"][0], alone["pixel_values"][0])
+
+
+def test_padding_and_its_mask(processor):
+    padding = tiny_processor(keep_aspect_ratio=True)
+    batch = ReferringCollator(padding)([canonical_row(0, (2,), size=(32, 64))])
+    assert set(batch) == {"pixel_values", "pixel_mask", "input_ids", "attention_mask", "labels"}
+    assert torch.equal((batch["labels"][0, 0] != 255).long(), batch["pixel_mask"][0])
+
+
 def test_training_without_cap_shows_all_expressions(processor):
     row = canonical_row(0, (3, 2))
     batch = ReferringCollator(processor, training=True)([row])

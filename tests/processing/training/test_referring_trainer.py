@@ -10,7 +10,7 @@ from processing.training.arguments import ReferringTrainingArguments
 from processing.training.collator import ReferringCollator
 from processing.training.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
 from processing.training.referring_trainer import ReferringTrainer, last_complete_checkpoint
-from processing.training.trainer_metrics import TrainerMetrics, reduce_logits
+from processing.training.trainer_metrics import TrainerMetrics
 from tests.processing.canonical_rows import canonical_row
 from tests.tiny import tiny_config, tiny_processor
 
@@ -62,7 +62,7 @@ def make_trainer(folder, processor, model=None, rows=ROWS, ema_decay=None, scale
         train_sampler=ImageSampler(expressions, referents, epoch_unit="images"),
         ema_decay=ema_decay,
         learning_rate_scales=scales,
-        preprocess_logits_for_metrics=reduce_logits,
+        preprocess_logits_for_metrics=TrainerMetrics().reduce_logits,
         compute_metrics=TrainerMetrics(),
     )
 

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from processing.evaluation.metrics import ReferringSegmentationMetric
-from processing.training.trainer_metrics import TrainerMetrics, reduce_logits
+from processing.training.trainer_metrics import TrainerMetrics
 
 
 def random_batch(seed, batch=3, expressions=2, size=8):
@@ -21,7 +21,7 @@ def random_batch(seed, batch=3, expressions=2, size=8):
 def test_counts_equal_those_of_the_masks():
     logits, presence, labels = random_batch(0)
     presence[1, 0] = -5.0
-    counts = reduce_logits((logits, presence), labels)
+    counts = TrainerMetrics().reduce_logits((logits, presence), labels)
     metric = ReferringSegmentationMetric()
     masks = (logits > 0) & (presence > 0)[:, :, None, None]
     expected = metric.update(list(masks.flatten(0, 1)), list(labels.flatten(0, 1)))
@@ -34,31 +34,36 @@ def test_ignored_pixels_and_padded_expressions(ignored):
     logits, presence, labels = random_batch(1)
     labels[0, 1] = ignored
     labels[2, 0, :4] = ignored
-    counts = reduce_logits((logits, presence), labels)
+    counts = TrainerMetrics().reduce_logits((logits, presence), labels)
     assert counts[0, 1].tolist() == [0, 0, 0, 0]
     assert counts[2, 0].tolist()[3] == 32
-    half = reduce_logits((logits[2:, :1, 4:], presence[2:, :1]), labels[2:, :1, 4:])
+    half = TrainerMetrics().reduce_logits((logits[2:, :1, 4:], presence[2:, :1]), labels[2:, :1, 4:])
     assert counts[2, 0].tolist() == half[0, 0].tolist()
 
 
 def test_one_expression_an_image_and_logits_alone():
     logits, presence, labels = random_batch(2, expressions=1)
-    expected = reduce_logits((logits, presence), labels)
-    assert torch.equal(reduce_logits(logits[:, 0], labels[:, 0]), expected)
-    assert torch.equal(reduce_logits((logits[:, 0], presence[:, 0]), labels[:, 0]), expected)
+    expected = TrainerMetrics().reduce_logits((logits, presence), labels)
+    assert torch.equal(TrainerMetrics().reduce_logits(logits[:, 0], labels[:, 0]), expected)
+    assert torch.equal(TrainerMetrics().reduce_logits((logits[:, 0], presence[:, 0]), labels[:, 0]), expected)
 
 
 def test_thresholds():
-    logits, presence = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1)
+    logits, presence = torch.full((1, 1, 2, 2), 1.0), torch.ones(1, 1)
     labels = torch.ones(1, 1, 2, 2)
-    assert reduce_logits((logits, presence), labels)[0, 0, 1] == 4
-    assert reduce_logits((logits, presence), labels, threshold=0.7)[0, 0, 1] == 0
-    assert reduce_logits((logits, presence), labels, presence_threshold=0.6)[0, 0, 1] == 0
+    # Pixels and presence have the probability 0.73, and their product, the score, 0.53.
+    assert TrainerMetrics().reduce_logits((logits, presence), labels)[0, 0, 1] == 4
+    assert TrainerMetrics(threshold=0.6).reduce_logits((logits, presence), labels)[0, 0, 1] == 0
+    assert TrainerMetrics(threshold=0.6).reduce_logits(logits, labels)[0, 0, 1] == 4
+    assert TrainerMetrics(mask_threshold=0.8).reduce_logits((logits, presence), labels)[0, 0, 1] == 0
+    for name in ("threshold", "mask_threshold"):
+        with pytest.raises(ValueError, match=f"`{name}` must lie between 0 and 1"):
+            TrainerMetrics(**{name: 2})
 
 
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="same shape"):
-        reduce_logits(torch.zeros(1, 4, 4), torch.zeros(1, 8, 8))
+        TrainerMetrics().reduce_logits(torch.zeros(1, 4, 4), torch.zeros(1, 8, 8))
 
 
 @pytest.mark.parametrize("as_numpy", [False, True])
@@ -85,7 +90,9 @@ class Thresholds(nn.Module):
         return {"loss": logits.mean(), "logits": logits, "presence_logits": torch.full(logits.shape[:2], 9.0)}
 
 
-def test_the_trainer_logs_the_scores_of_every_sample(tmp_path):
+@pytest.mark.parametrize("reduced", [True, False])
+@pytest.mark.parametrize("batch_eval_metrics", [True, False])
+def test_the_trainer_logs_the_scores_of_every_sample(tmp_path, reduced, batch_eval_metrics):
     generator = np.random.default_rng(3)
     rows = []
     # The last batch is smaller than the others, and some images have one expression less.
@@ -94,19 +101,20 @@ def test_the_trainer_logs_the_scores_of_every_sample(tmp_path):
         if index % 3 == 0:
             labels[1] = 255
         rows.append({"pixel_values": generator.normal(size=(2, 6, 6)).astype(np.float32), "labels": labels})
+    metrics = TrainerMetrics()
     trainer = Trainer(
         model=Thresholds(),
         args=TrainingArguments(
             output_dir=str(tmp_path),
             per_device_eval_batch_size=3,
-            batch_eval_metrics=True,
+            batch_eval_metrics=batch_eval_metrics,
             report_to=[],
             use_cpu=True,
             remove_unused_columns=False,
         ),
         eval_dataset=rows,
-        preprocess_logits_for_metrics=reduce_logits,
-        compute_metrics=TrainerMetrics(),
+        preprocess_logits_for_metrics=metrics.reduce_logits if reduced else None,
+        compute_metrics=metrics,
     )
     metric = ReferringSegmentationMetric()
     for row in rows:
