@@ -258,6 +258,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
             data["landmark_masks"] = _labels("landmark_maps", landmark_maps, frames, is_single, ignore_index)
         return BatchFeature(data, tensor_type=return_tensors)
 
+    @torch.no_grad()
     def post_process_referring_segmentation(
         self,
         outputs: Any,
@@ -359,32 +360,37 @@ class JMCELNImageProcessor(BaseImageProcessor):
     def post_process_semantic_segmentation(
         self,
         outputs: Any,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
         threshold: float = 0.5,
         mask_threshold: float = 0.5,
-        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-    ) -> list[torch.Tensor]:
+        return_segmentation_scores: bool = False,
+    ) -> list[torch.Tensor] | list[BatchFeature]:
         """
         Turns the outputs of the model into one map per image that tells of every pixel which expression means it.
 
         Args:
-            outputs, threshold, mask_threshold, target_sizes, pixel_mask, attention_mask:
+            outputs, target_sizes, threshold, mask_threshold, pixel_mask, attention_mask:
                 See [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+            return_segmentation_scores: whether to return the probability of every pixel too.
 
         Returns:
             One `int64` tensor (height, width) per image: 0 where no expression means the pixel, and the number of the
-            expression, from 1, elsewhere. Where masks overlap, the more probable one counts.
+            expression, from 1, elsewhere. Where masks overlap, the more probable one counts. With
+            `return_segmentation_scores`, a [`BatchFeature`] of that map, `segmentation`, and of `segmentation_scores`,
+            `float32` (expressions, height, width).
         """
         results = self.post_process_referring_segmentation(
             outputs, threshold, mask_threshold, target_sizes, pixel_mask, attention_mask, return_probabilities=True
         )
-        maps = []
+        found = []
         for result in results:
             inside = result["probabilities"] * result["masks"]
             background = inside.new_zeros((1, *inside.shape[-2:]))
-            maps.append(torch.cat([background, inside]).argmax(dim=0))
-        return maps
+            segmentation = torch.cat([background, inside]).argmax(dim=0)
+            found.append(BatchFeature({"segmentation": segmentation, "segmentation_scores": result["probabilities"]}))
+        return found if return_segmentation_scores else [each["segmentation"] for each in found]
 
     def _content_of_logits(
         self, logits: torch.Tensor, target_size: tuple[int, int], pixel_mask: torch.Tensor | None

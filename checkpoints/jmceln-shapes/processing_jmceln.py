@@ -148,7 +148,9 @@ class JMCELNProcessor(ProcessorMixin):
         """See [`JMCELNImageProcessor.post_process_referring_segmentation`]."""
         return self.image_processor.post_process_referring_segmentation(outputs, *args, **kwargs)
 
-    def post_process_semantic_segmentation(self, outputs: Any, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+    def post_process_semantic_segmentation(
+        self, outputs: Any, *args: Any, **kwargs: Any
+    ) -> list[torch.Tensor] | list[BatchFeature]:
         """See [`JMCELNImageProcessor.post_process_semantic_segmentation`]."""
         return self.image_processor.post_process_semantic_segmentation(outputs, *args, **kwargs)
 

@@ -451,11 +451,12 @@ class TestPostProcessing:
         assert [result["masks"].flatten(1).any(1).tolist() for result in strict] == [[False, False, True], [False] * 3]
 
     def test_probabilities_on_demand(self) -> None:
-        logits = torch.randn(2, 3, 8, 8)
+        logits = torch.randn(2, 3, 8, 8, requires_grad=True)
         results = JMCELNImageProcessor().post_process_referring_segmentation(
             outputs(logits), target_sizes=[(8, 8), (4, 5)], return_probabilities=True
         )
         torch.testing.assert_close(results[0]["probabilities"], logits[0].sigmoid())
+        assert not results[0]["scores"].requires_grad
         assert results[1]["probabilities"].shape == (3, 4, 5)
 
     @pytest.mark.parametrize("return_probabilities", [False, True])

@@ -16,6 +16,7 @@ suite = import_suite("test_image_processing_common")
 class JMCELNImageProcessingTester(suite.ImageProcessingTester):
     def __init__(self, parent: unittest.TestCase, **kwargs: Any) -> None:
         kwargs.setdefault("size", {"height": 20, "width": 24})
+        kwargs.setdefault("num_labels", 4)  # the expressions of an image
         kwargs.setdefault("do_resize", True)
         kwargs.setdefault("do_rescale", True)
         kwargs.setdefault("do_normalize", True)
@@ -28,7 +29,9 @@ class JMCELNImageProcessingTester(suite.ImageProcessingTester):
         return {"pil": JMCELNImageProcessor}
 
 
-class JMCELNImageProcessingTest(suite.ImageProcessingTestMixin, unittest.TestCase):
+class JMCELNImageProcessingTest(
+    suite.ImageProcessingTestMixin, suite.PostProcessSemanticSegmentationTestMixin, unittest.TestCase
+):
     image_processor_tester_class = JMCELNImageProcessingTester
     test_cast_dtype = True
 
