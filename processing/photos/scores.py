@@ -17,6 +17,7 @@ from ..data.referring_datasets import load_referring_dataset
 from ..evaluation.controls import CONTROLS
 from ..evaluation.evaluation import EvaluationSettings, evaluate_model
 from ..evaluation.journal import EvaluationJournal
+from ..evaluation.run import weights_digest
 from .refer_writer import REFERENCES_FILE
 
 
@@ -50,9 +51,25 @@ class ScoredExpression(NamedTuple):
         return self.intersection / self.union if self.union else 1.0
 
 
+class PhotoScores(NamedTuple):
+    """
+    What [`score_photos`] found.
+
+    Attributes:
+        scored: The scored expressions under `"model"` and under the name of each control. Controls have the same
+            expressions with other words: those of `CONTROLS`; the category in the place of each expression that has a
+            target (`HEAD_NOUN`); and a baseline that takes the largest annotated object, without a model
+            (`LARGEST_OBJECT`).
+        journal: The evaluation of the model, with the predicted masks.
+    """
+
+    scored: dict[str, list[ScoredExpression]]
+    journal: EvaluationJournal
+
+
 def score_photos(
     model: torch.nn.Module, processor: Any, folder: Path, split: str, journals: Path, progress: bool = True
-) -> dict[str, list[ScoredExpression]]:
+) -> PhotoScores:
     """
     Score a model on a folder of `make_coco_refer`, at the original size of the photos.
 
@@ -63,15 +80,11 @@ def score_photos(
         split (`str`): Of the references, for example `"val"`.
         journals (`Path`): Where the evaluations are kept; one that was killed goes on.
         progress (`bool`): Whether to show bars.
-
-    Returns:
-        The scored expressions under `"model"` and under the name of each control. Controls have the same expressions
-        with other words: those of `CONTROLS`, the category in the place of each expression that has a target
-        (`HEAD_NOUN`), and a baseline that takes the largest annotated object (`LARGEST_OBJECT`) and no model.
     """
     rows = load_referring_dataset(folder, split)
     settings = EvaluationSettings(controls=tuple(CONTROLS), keep_masks=True)
-    journal = EvaluationJournal(journals / "expressions", {"settings": str(settings)})
+    weights = weights_digest(model)
+    journal = EvaluationJournal(journals / "expressions", {"weights": weights, "settings": str(settings)})
     evaluate_model(model, processor, rows, settings, journal, progress=progress)
     scored: dict[str, list[ScoredExpression]] = defaultdict(list)
     for row in journal.rows():
@@ -86,7 +99,7 @@ def score_photos(
         for row in rows
     ]
     noun_settings = EvaluationSettings()
-    noun_journal = EvaluationJournal(journals / "head_nouns", {"settings": str(noun_settings)})
+    noun_journal = EvaluationJournal(journals / "head_nouns", {"weights": weights, "settings": str(noun_settings)})
     evaluate_model(model, processor, noun_rows, noun_settings, noun_journal, progress=progress)
     scored[HEAD_NOUN] = [
         _scored(row, expression, expression["counts"])
@@ -94,7 +107,7 @@ def score_photos(
         for expression in row["expressions"]
     ]
     scored[LARGEST_OBJECT] = score_largest_objects(rows, folder)
-    return dict(scored)
+    return PhotoScores(dict(scored), journal)
 
 
 def _scored(row: Mapping[str, Any], expression: Mapping[str, Any], counts: Sequence[int]) -> ScoredExpression:
@@ -110,7 +123,7 @@ def head_nouns(folder: Path) -> dict[tuple[str, str], str]:
             f"the {names[category]}" for category in dict.fromkeys(reference["category_id"])
         )
         for reference in references
-        if reference["ann_id"]
+        if not reference["no_target"]
         for sentence in reference["sentences"]
     }
 

@@ -58,8 +58,8 @@ def test_head_nouns_and_largest_objects(tmp_path: Path) -> None:
         "categories": [{"id": 3, "name": "dog"}],
     }
     references = [
-        {"image_id": 7, "ann_id": [0], "category_id": [3], "sentences": [{"sent": "small one"}]},
-        {"image_id": 7, "ann_id": [], "category_id": [], "sentences": [{"sent": "the cat"}]},
+        {"image_id": 7, "ann_id": [0], "category_id": [3], "no_target": False, "sentences": [{"sent": "small one"}]},
+        {"image_id": 7, "ann_id": [-1], "category_id": [-1], "no_target": True, "sentences": [{"sent": "the cat"}]},
     ]
     (tmp_path / "instances.json").write_text(json.dumps(instances))
     (tmp_path / REFERENCES_FILE).write_text(json.dumps(references))
