@@ -63,8 +63,8 @@ pipe("photo.jpg", ["the dog on the left", "red car"])
 
 On {photos} photos that it was not trained on, {expressions:,} expressions written by a program from COCO's annotations
 (`jmceln benchmark-data photos`), masks at the original size of the photos. In percent, ± one standard error over
-photos (bootstrap). `mIoU`, `oIoU` and `P@0.5` count expressions with a target; an empty answer counts 0. `T-acc` is the share
-of them that get a mask at all, `N-acc` the share of expressions without a target that get none.
+photos (bootstrap). `mIoU`, `oIoU` and `P@0.5` count expressions with a target; an empty answer counts 0. `T-acc` is
+the share of them that get a mask at all, `N-acc` the share of expressions without a target that get none.
 
 {table}
 
@@ -95,8 +95,8 @@ jmceln train photos.yaml
 - **Encoders**: vision from an SSD MobileNetV2 that was trained to detect on COCO (TensorFlow detection model zoo,
   Apache-2.0), with its class predictors; text from the first {text_layers} layers of all-MiniLM-L6-v2 (Apache-2.0).
 - **Photos**: {training_photos} of COCO 2017, named with their licenses in `training_photos.json`, in {images:,}
-  images: cropped, scaled, flipped, with changed colors, and with objects pasted in from one another. The annotations are
-  COCO's (CC BY 4.0); {training_expressions:,} expressions were written from them after each change.
+  images: cropped, scaled, flipped, with changed colors, and with objects pasted in from one another. The annotations
+  are COCO's (CC BY 4.0); {training_expressions:,} expressions were written from them after each change.
 - **Training**: {training}
 
 ## The leak
