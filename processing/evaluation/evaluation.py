@@ -342,13 +342,13 @@ def _variants(item: _Item, settings: EvaluationSettings) -> dict[str | None, lis
 
 def _references(row: Mapping[str, Any], settings: EvaluationSettings) -> list[np.ndarray]:
     width, height = row["image"].size
-    masks = [decode_mask(rle) for rle in row["masks"]]
-    for ref_id, mask in zip(row["ref_ids"], masks, strict=True):
-        if mask.shape != (height, width):
+    for ref_id, rle in zip(row["ref_ids"], row["masks"], strict=True):
+        if tuple(rle["size"]) != (height, width):
             raise ValueError(
-                f"Image {row['image_id']} is {height}x{width} but the mask of {ref_id} is {mask.shape[0]}x"
-                f"{mask.shape[1]} (height x width): image and annotation do not belong together."
+                f"Image {row['image_id']} is {height}x{width} but the mask of {ref_id} is"
+                f" {'x'.join(map(str, rle['size']))} (height x width): image and annotation do not belong together."
             )
+    masks = [decode_mask(rle) for rle in row["masks"]]
     if settings.protocol == "lavt":
         masks = [np.asarray(Image.fromarray(mask).resize(LAVT_SIZE, Image.Resampling.NEAREST)) for mask in masks]
     return masks

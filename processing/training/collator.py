@@ -172,3 +172,11 @@ class ReferringCollator:
             raise ValueError(
                 f"The row of image {row.get('image_id')!r} points to the masks {bad}, but has {len(row['masks'])}."
             )
+        # Before they are decoded: a few characters of run lengths can stand for any number of pixels.
+        size = (row["image"].height, row["image"].width)
+        wrong = {tuple(mask["size"]) for mask in (*row["masks"], *(landmarks or ()))} - {size}
+        if wrong:
+            raise ValueError(
+                f"The row of image {row.get('image_id')!r} has masks of (height, width) = {sorted(wrong)} for an image"
+                f" of {size}."
+            )
