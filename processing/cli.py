@@ -16,6 +16,7 @@ COMMANDS = {
     "train": Command(".training.run", "train a model"),
     "evaluate": Command(".evaluation.run", "score a model on a dataset"),
     "predict": Command(".predict", "segment what expressions refer to in an image"),
+    "app": Command(".app.run", "open a web page to try a model"),
     "export": Command(".export.run", "export a model to ONNX and torch.export"),
     "benchmark-data": Command(".data.run", "write data to train and to test on"),
 }

@@ -23,6 +23,7 @@ from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.evaluation.report import results_table
 from processing.shapes.ceiling import resolution_ceiling
+from processing.shapes.dataset import shapes_row
 from processing.shapes.oracles import labelled_scene
 from processing.training.arguments import load_settings
 
@@ -94,6 +95,17 @@ understood least.
 CONFIGURATIONS = ("configs/shapes.yaml", "configs/shapes_hard.yaml")
 """The trainings that lead to the model, one after the other."""
 
+EXAMPLES = {
+    9: ("the leftmost heart", "rhombus placed farthest from the blue shape", "the spotted circles"),
+    6: (
+        "the triangle in the center",
+        "thing right of the spotted shape placed below the cyan shape",
+        "the stripy heart",
+    ),
+    3: ("the small circle", "all the orange squares in the bottom half", "the purple bicycle"),
+}
+"""Scenes of the split "test" with expressions for `jmceln app`, among them one of nothing and one with a new word."""
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,6 +121,17 @@ def describe(run: Mapping[str, Any]) -> str:
         f"{run['max_steps']:,} steps, learning rate {float(run['learning_rate'])}, seed {run['seed']}, data of seed"
         f" {run['train_data'][0].get('seed', 0)}, an average of the weights with decay {run['ema_decay']}"
     )
+
+
+def write_examples(folder: Path) -> None:
+    """The scenes of `EXAMPLES`, and the file that says what to ask about each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for index, expressions in EXAMPLES.items():
+        image = folder / f"scene-{index}.png"
+        shapes_row("test", index, image_size=384)["image"].save(image, optimize=True)
+        entries.append({"image": image.name, "expressions": expressions})
+    (folder / "examples.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 def card(
@@ -171,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shutil.rmtree(paths.output)
     model.save_pretrained(paths.output)
     processor.save_pretrained(paths.output)
+    write_examples(paths.output / "examples")
     (paths.output / "README.md").write_text(text, encoding="utf-8")
     (paths.output / "test_results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in paths.output.iterdir())

@@ -47,6 +47,7 @@ OPTIONAL = (
     "onnxscript",
     "torchvision",
     "cv2",
+    "gradio",
 )
 
 

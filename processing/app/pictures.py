@@ -1,0 +1,127 @@
+"""What the page draws and what it lets people download, made of results and photos."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..visualization import COLOURS, colour_of, draw_overlay
+from .predictions import Result, StageMaps
+
+
+# Longer photos are drawn smaller on the page; downloads have the size of the photo.
+SCREEN_SIDE = 1024
+MAP_SIDE = 320
+
+
+def fit(image: Image.Image, side: int = SCREEN_SIDE) -> Image.Image:
+    """The image itself, or a smaller one whose longer side is `side`."""
+    if max(image.size) <= side:
+        return image
+    return ImageOps.contain(image, (side, side))
+
+
+def mask_image(mask: np.ndarray) -> Image.Image:
+    """Mode "L": 255 on the referent, 0 elsewhere."""
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """Mode "RGBA": the referent, and transparency elsewhere."""
+    cut = image.convert("RGB")
+    cut.putalpha(mask_image(mask))
+    return cut
+
+
+def overlay(image: Image.Image, results: Sequence[Result]) -> Image.Image:
+    """The image, of the size of the masks, with each mask in the color of its place in the list."""
+    return draw_overlay(image, [mask_image(result.mask) for result in results])
+
+
+def run_lengths(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One entry per expression, with its mask as compressed COCO RLE under "segmentation"."""
+    from ..data.masks import encode_mask, mask_area  # pycocotools, which only the downloads need
+
+    entries = []
+    for result in results:
+        rle = encode_mask(result.mask)
+        entries.append(
+            {
+                "expression": result.expression,
+                "score": round(result.score, 6),
+                "area": mask_area(rle),
+                "segmentation": rle,
+            }
+        )
+    return entries
+
+
+def legend(results: Sequence[Result]) -> str:
+    """HTML: the color, the expression and the score of each result, and what is to be said about it."""
+    rows = []
+    for index, result in enumerate(results):
+        notes = []
+        if result.is_absent:
+            notes.append("not in the image")
+        else:
+            notes.append(f"{result.mask.mean():.1%} of the image")
+        if result.unknown_words:
+            words = ", ".join(f"“{word}”" for word in result.unknown_words)
+            noun = "word" if len(result.unknown_words) == 1 else "words"
+            notes.append(f"the model does not know the {noun} {words}")
+        color = COLOURS[index % len(COLOURS)]
+        rows.append(
+            f'<li class="{"absent" if result.is_absent else "found"}">'
+            f'<span class="swatch" style="background:{color}"></span>'
+            f'<span class="expression">{html.escape(result.expression)}</span>'
+            f'<span class="score">{result.score:.2f}</span>'
+            f'<span class="notes">{html.escape("; ".join(notes))}</span></li>'
+        )
+    return f'<ul class="legend">{"".join(rows)}</ul>'
+
+
+def message(text: str) -> str:
+    """HTML: what went wrong, in a sentence."""
+    text = text[:1].upper() + text[1:]
+    return f'<p class="message" role="alert">{html.escape(text if text.endswith((".", "?", "!")) else text + ".")}</p>'
+
+
+def cascade(image: Image.Image, stages: Sequence[StageMaps], index: int) -> str:
+    """HTML: one row of pictures per stage, coarse to fine, of the expression number `index`."""
+    background = fit(image, MAP_SIDE)
+    color = colour_of(index)
+    rows = []
+    for number, stage in enumerate(stages, start=1):
+        drawn = [
+            ("Mask", stage.mask, color),
+            ("Landmarks", stage.landmarks, (230, 159, 0)),
+            ("Where context tokens look", stage.attention, (240, 228, 66)),
+            ("Filter of PAN", stage.alignment_filter, (86, 180, 233)),
+        ]
+        figures = "".join(
+            f'<figure><img alt="{title}, stage {number}" src="{_data_url(draw_map(background, values, paint))}">'
+            f"<figcaption>{title}</figcaption></figure>"
+            for title, values, paint in drawn
+            if values is not None
+        )
+        rows.append(f'<h4>Stage {number} of {len(stages)}</h4><div class="stage">{figures}</div>')
+    return f'<div class="cascade">{"".join(rows)}</div>'
+
+
+def draw_map(image: Image.Image, values: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
+    """A dark gray copy of the image in which `values` (height, width), from 0 to 1, shine in `color`."""
+    dark = ImageOps.grayscale(image).point(lambda value: value * 0.45).convert("RGB")
+    strength = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8)).resize(
+        image.size, Image.Resampling.BILINEAR
+    )
+    return Image.composite(Image.new("RGB", image.size, color), dark, strength)
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,174 @@
+"""What the page asks of a model, without anything of the page: a photo is encoded once and asked often."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..image_loading_jmceln import ImageSource, array_to_pil_image, image_to_array
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An upright photo in RGB, and what the model knows of it before any word is read."""
+
+    image: Image.Image
+    features: Any  # of `model.get_image_features`
+    content: tuple[int, int]  # height and width, in pixels of the input, that the photo fills there
+    pixel_mask: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class StageMaps:
+    """What one stage of the cascade gives, values from 0 to 1, each (height, width) at the size of the input."""
+
+    mask: np.ndarray
+    landmarks: np.ndarray
+    attention: np.ndarray | None
+    alignment_filter: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All that is kept of one run of the model: masks at any threshold are made from it without another one."""
+
+    photo: Photo
+    expressions: tuple[str, ...]
+    unknown_words: tuple[tuple[str, ...], ...]
+    logits: torch.Tensor  # (expressions, height, width)
+    presence_logits: torch.Tensor  # (expressions,)
+    stages: tuple[dict[str, torch.Tensor], ...]  # one per stage, maps (expressions, h, w) by the names of `StageMaps`
+
+
+@dataclass(frozen=True)
+class Result:
+    """One expression at one choice of thresholds. `mask` is empty where the referent is not in the image."""
+
+    expression: str
+    mask: np.ndarray  # bool, (height, width)
+    score: float
+    unknown_words: tuple[str, ...]
+
+    @property
+    def is_absent(self) -> bool:
+        return not self.mask.any()
+
+
+class Segmenter:
+    """
+    Args:
+        model ([`JMCELNModel`]): In evaluation mode.
+        processor ([`JMCELNProcessor`]): That of the model.
+    """
+
+    def __init__(self, model: Any, processor: Any):
+        self.model = model
+        self.processor = processor
+
+    @torch.inference_mode()
+    def encode(self, source: ImageSource) -> Photo:
+        """
+        Raises:
+            ValueError: If the photo cannot be read.
+        """
+        image = array_to_pil_image(image_to_array(source))
+        inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
+        pixel_mask = inputs.get("pixel_mask")
+        given = {} if pixel_mask is None else {"pixel_mask": pixel_mask}
+        features = self.model.get_image_features(inputs["pixel_values"].to(self.model.dtype), **given)
+        if pixel_mask is None:
+            height, width = inputs["pixel_values"].shape[-2:]
+        else:
+            height, width = (int(pixel_mask[0].any(dim).sum()) for dim in (1, 0))
+        return Photo(image, features, (height, width), pixel_mask)
+
+    @torch.inference_mode()
+    def ask(self, photo: Photo, expressions: Sequence[str]) -> Answers:
+        """
+        Raises:
+            ValueError: If an expression is blank, or longer than the tokenizer takes.
+        """
+        inputs = self.processor(text=[list(expressions)], return_tensors="pt").to(self.model.device)
+        outputs = self.model(
+            image_features=photo.features,
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            output_attentions=True,
+        )
+        return Answers(
+            photo=photo,
+            expressions=tuple(expressions),
+            unknown_words=tuple(self.unknown_words(expression) for expression in expressions),
+            logits=outputs.logits[0].float().cpu(),
+            presence_logits=outputs.presence_logits[0].float().cpu(),
+            stages=tuple(_stage_maps(outputs, index) for index in range(len(outputs.stage_logits))),
+        )
+
+    def unknown_words(self, expression: str) -> tuple[str, ...]:
+        """Words that the tokenizer does not know, which the model reads as one and the same."""
+        tokenizer = self.processor.tokenizer
+        if tokenizer.unk_token_id is None:
+            return ()
+        return tuple(
+            word
+            for word in dict.fromkeys(expression.split())
+            if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
+        )
+
+    def results(
+        self, answers: Answers, size: tuple[int, int], threshold: float = 0.5, mask_threshold: float = 0.5
+    ) -> list[Result]:
+        """One per expression, with masks of `size` (height, width); the model does not run."""
+        (found,) = self.processor.post_process_referring_segmentation(
+            SimpleNamespace(logits=answers.logits[None], presence_logits=answers.presence_logits[None]),
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            target_sizes=[size],
+            pixel_mask=None if answers.photo.pixel_mask is None else answers.photo.pixel_mask.cpu(),
+        )
+        return [
+            Result(expression, mask.numpy(), float(score), unknown_words)
+            for expression, mask, score, unknown_words in zip(
+                answers.expressions, found["masks"], found["scores"], answers.unknown_words, strict=True
+            )
+        ]
+
+    def cascade(self, answers: Answers, index: int) -> list[StageMaps]:
+        """The stages, coarse to fine, of the expression number `index`."""
+        input_size = answers.logits.shape[-2:]
+        stride = self.model.config.feature_strides[-1]
+        padded = [side + -side % stride for side in input_size]
+        height, width = answers.photo.content
+
+        def spread(maps: torch.Tensor) -> np.ndarray:
+            resized = torch.nn.functional.interpolate(maps[index][None, None], size=padded, mode="bilinear")
+            return resized[0, 0, :height, :width].numpy()
+
+        stages = []
+        for maps in answers.stages:
+            drawn = {name: spread(values) for name, values in maps.items()}
+            stages.append(
+                StageMaps(drawn["mask"], drawn["landmarks"], drawn.get("attention"), drawn.get("alignment_filter"))
+            )
+        return stages
+
+
+def _stage_maps(outputs: Any, index: int) -> dict[str, torch.Tensor]:
+    maps = {
+        "mask": outputs.stage_logits[index][0].float().sigmoid().cpu(),
+        "landmarks": outputs.landmark_logits[index][0].float().sigmoid().cpu(),
+    }
+    height, width = outputs.image_features.pixel_features[-1].shape[1:3]
+    weights = outputs.attentions[index][0].float()
+    # The keys are the words, the context tokens and, with a contextual embedding alone, the pixels.
+    if weights.shape[-1] > height * width:
+        attention = weights[..., -height * width :].mean((1, 2))
+        attention = attention / attention.amax(-1, keepdim=True).clamp(min=1e-12)
+        maps["attention"] = attention.unflatten(-1, (height, width)).cpu()
+    if index > 0 and outputs.alignment_filters is not None:
+        maps["alignment_filter"] = outputs.alignment_filters[index - 1][0].float().cpu()
+    return maps

@@ -1,0 +1,89 @@
+"""Writes a folder that is a Hugging Face Space as it is: the page, the code of the packages and a model."""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+import gradio
+from packaging.requirements import Requirement
+
+
+PACKAGES = ("modeling_jmceln", "processing")
+EXTRAS = ("data",)  # what the page needs beside Gradio, which a Space has
+
+README = """\
+---
+title: JMCELN
+emoji: 🔎
+colorFrom: blue
+colorTo: yellow
+sdk: gradio
+sdk_version: {gradio}
+app_file: app.py
+license: apache-2.0
+short_description: Find what words mean in a photo
+---
+
+# JMCELN: find what words mean in a photo
+
+Drop a photo, say what to find, and see its mask. The model is in `model/`, its card in `model/README.md`.
+Run it on your own machine: `pip install -r requirements.txt gradio=={gradio}`, then `python app.py`.
+"""
+
+APP = '''\
+"""The page of this Space."""
+
+from pathlib import Path
+
+from processing.app.run import make_page
+from processing.app.page import launch
+
+
+MODEL = Path(__file__).resolve().parent / "model"
+
+if __name__ == "__main__":
+    launch(make_page(str(MODEL), "{name}"))
+'''
+
+# The Hub takes binary files only through its large file storage.
+ATTRIBUTES = "".join(
+    f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("safetensors", "png", "jpg", "jpeg")
+)
+
+
+def write_space(model: Path, folder: Path) -> None:
+    """
+    Args:
+        model (`Path`): Folder of the model, with its processor and its examples.
+        folder (`Path`): Where to write; it must not exist yet, or be empty.
+
+    Raises:
+        ValueError: If the model is no folder, or `folder` holds something.
+    """
+    if not (model / "config.json").is_file():
+        raise ValueError(f"a Space brings its model along, and {str(model)!r} is no folder of a model; download it")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} is there already and not empty; name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    root = Path(__file__).resolve().parents[2]
+    for package in PACKAGES:
+        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    # What a training leaves beside a model is not for a Space.
+    shutil.copytree(
+        model, folder / "model", ignore=shutil.ignore_patterns("checkpoint-*", "__pycache__", "*.bin", "*.pt")
+    )
+    (folder / "README.md").write_text(README.format(gradio=gradio.__version__), encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
+    (folder / "app.py").write_text(APP.format(name=model.resolve().name), encoding="utf-8")
+    (folder / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
+
+
+def requirements() -> list[str]:
+    """What the packages depend on, and the extras of the page, as lines of a requirements file."""
+    lines = []
+    for line in importlib.metadata.requires("jmceln") or []:
+        requirement = Requirement(line)
+        wanted = requirement.marker is None or any(requirement.marker.evaluate({"extra": name}) for name in EXTRAS)
+        if wanted:
+            lines.append(f"{requirement.name}{requirement.specifier}")
+    return sorted(set(lines))
