@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(INSTALLED)
 
-demo: $(INSTALLED) ## Trains a small model on the synthetic benchmark, evaluates it and draws a figure
+demo: $(INSTALLED) ## Shows a model on photos, teaches another one new words, and draws before and after
 	$(PYTHON) scripts/demo.py $(ARGS)
 
 bench: $(INSTALLED) ## Measures speed and memory into docs/performance.md (long, and wants the machine for itself)

@@ -1,119 +1,357 @@
-"""The whole job in minutes on a small machine: train a small JMCELN on the synthetic benchmark, score it, draw it.
+"""See what the package does, in minutes on a small machine: a model on photos, and a fine-tuning to copy.
 
     python scripts/demo.py
 
-Writes into `runs/demo`: the trained model (`model/`, which loads everywhere with `trust_remote_code=True`), the scores
-beside those of readers that ignore words (`scores.md`), all settings and scores (`evaluation/results.json`), and
-pictures of every level (`demo.png`). Killed and started again, it goes on where it stopped.
+1. Asks the photographs' model about the photos of `examples/photos`: `runs/demo/photos.png`.
+2. Teaches the model of shapes words that it has never read. Nouns and colors of the synthetic benchmark become
+   Esperanto ("the small striped ruga stelo left of the blua ringo"). Plain transformers: `add_tokens`,
+   `resize_token_embeddings`, `Trainer`. The model goes to `runs/demo/model`.
+3. Scores it before and after on scenes of the test split (`runs/demo/scores.md`), and draws expressions of them, which
+   are chosen by lot (`runs/demo/demo.png`).
 """
 
 import argparse
-import itertools
 import json
 import random
 import sys
+import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-from processing.evaluation import run as evaluate
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline, set_seed
+
+from processing.data.masks import decode_mask
+from processing.evaluation import ReferringSegmentationMetric
 from processing.evaluation.report import markdown_table
-from processing.evaluation.sheet import Case, draw_sheet
-from processing.shapes.dataset import shapes_dataset
-from processing.shapes.oracles import labelled_scene, oracle_scores
-from processing.training import run as train
+from processing.evaluation.sheet import MASK_COLOURS
+from processing.shapes import shapes_row
+from processing.shapes.expressions import LEVELS
+from processing.training.collator import ReferringCollator
+from processing.visualization import draw_overlay
 
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+TASK: Any = "referring-image-segmentation"  # transformers knows it once `processing` is imported
+PHOTOS_MODEL = REPOSITORY / "checkpoints" / "jmceln-photos"
+PHOTOS = REPOSITORY / "examples" / "photos"
+SHAPES_MODEL = REPOSITORY / "checkpoints" / "jmceln-shapes"
+SEED = 0
 IMAGE_SIZE = 96
-TEST_SPLIT = "test"
-READERS = {
-    "head phrase": "reads only the head phrase",
-    "random object": "random object",
-    "largest object": "largest object",
+IMAGES_PER_STEP = 4
+CASES_PER_LEVEL = 3
+PICTURE_SIDE, GAP, FONT_SIZE, LINE_HEIGHT = 144, 4, 13, 17
+
+# Several English words of the benchmark mean the same and become one.
+NEW_WORDS = {
+    **dict.fromkeys(("circle", "disc"), "cirklo"),
+    **dict.fromkeys(("square", "box"), "kvadrato"),
+    "triangle": "triangulo",
+    "star": "stelo",
+    **dict.fromkeys(("cross", "plus"), "kruco"),
+    "heart": "koro",
+    **dict.fromkeys(("ring", "hoop"), "ringo"),
+    **dict.fromkeys(("diamond", "rhombus"), "rombo"),
+    **dict.fromkeys(("circles", "discs"), "cirkloj"),
+    **dict.fromkeys(("squares", "boxes"), "kvadratoj"),
+    "triangles": "trianguloj",
+    "stars": "steloj",
+    **dict.fromkeys(("crosses", "pluses"), "krucoj"),
+    "hearts": "koroj",
+    **dict.fromkeys(("rings", "hoops"), "ringoj"),
+    **dict.fromkeys(("diamonds", "rhombuses"), "romboj"),
+    "red": "ruga",
+    "orange": "orangxa",
+    "yellow": "flava",
+    "green": "verda",
+    "cyan": "cejana",
+    "blue": "blua",
+    "purple": "purpura",
+    "pink": "roza",
+    "white": "blanka",
+    "black": "nigra",
 }
 
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Further arguments go on to jmceln train, for example --max_steps 3000.",
-    )
-    parser.add_argument("--config", default="configs/demo.yaml", help="the training run (default: %(default)s)")
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    parser.add_argument("--test-images", type=int, default=200, help="of the test split (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=3, help="pictures a level (default: %(default)s)")
-    return parser.parse_known_args(arguments)
+    parser.add_argument("--max-steps", type=int, default=240, help="of the fine-tuning (default: %(default)s)")
+    parser.add_argument("--test-scenes", type=int, default=60, help="to score and draw from (default: %(default)s)")
+    return parser.parse_args(arguments)
 
 
-def scores_table(results: Mapping[str, Any], oracles: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A Markdown table: a row a level, the model's scores beside the mIoU of readers that ignore words."""
-    header = ["level", "expressions", "mIoU", "oIoU", "P@0.5", *[f"mIoU, {text}" for text in READERS.values()]]
-    rows = [header]
-    for level, readers in oracles.items():
-        scores = results["scores"]["groups"][level]
-        # Of expressions without a target, IoU is 1 if nothing was predicted: the generalised mean counts them.
-        names = ("gIoU", None, None) if level == "no_target" else ("mIoU", "oIoU", "P@0.5")
-        cells = ["-" if name is None else f"{scores[name]:.3f}" for name in names]
-        cells += [f"{readers[reader]['mIoU']:.3f}" for reader in READERS]
-        rows.append([level, str(scores["expressions"]), *cells])
-    return markdown_table(rows)
-
-
-def draw_levels(predictions_path: Path, images: Any, cases: int, title: str) -> Any:
-    """Random expressions of every level with what was predicted for them, a line of pictures a level."""
-    with predictions_path.open(encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    rows = [list(group) for _, group in itertools.groupby(lines, key=lambda line: line["image_id"])]
-    of_level: dict[str, list[Case]] = {}
-    for row, expressions in enumerate(rows):
-        for index, line in enumerate(expressions):
-            of_level.setdefault(line["level"], []).append(Case(row, index, line["iou"]))
-    generator = random.Random(0)
-    sections = {level: generator.sample(found, min(cases, len(found))) for level, found in of_level.items()}
-    journal_rows = {
-        row: {"expressions": [{"text": line["expression"], "mask": line["mask"]} for line in expressions]}
-        for row, expressions in enumerate(rows)
-    }
-    dataset_rows = {case.row: images[case.row] for section in sections.values() for case in section}
-    return draw_sheet(sections, dataset_rows, journal_rows, title, columns=cases)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    settings, training_arguments = parse_arguments(arguments)
-    start = time.perf_counter()
-    model_folder = settings.output_dir / "model"
-    train.main([settings.config, "--output_dir", str(model_folder), *training_arguments])
-    trained = time.perf_counter()
-
-    evaluation_folder = settings.output_dir / "evaluation"
-    data = ["--shapes-images", str(settings.test_images), "--shapes-image-size", str(IMAGE_SIZE)]
-    results = evaluate.main(
-        [
-            *("--model", str(model_folder), "--dataset", "shapes", "--split", TEST_SPLIT, *data),
-            *("--batch-size", "8", "--save-predictions", "--sheet-cases", "0", "--overwrite"),
-            *("--output-dir", str(evaluation_folder)),
-        ]
-    )
-    if results is None:  # another process of a distributed run writes the files
+def show_photos(picture_path: Path) -> None:
+    """Asks the photographs' model for what `expressions.json` names, prints the scores, and draws the masks."""
+    if not PHOTOS_MODEL.is_dir():
+        print(f"There is no {PHOTOS_MODEL.relative_to(REPOSITORY)} here, so the photos are skipped.")
         return
-    oracles = oracle_scores(
-        labelled_scene(TEST_SPLIT, index, image_size=IMAGE_SIZE) for index in range(settings.test_images)
+    ask = pipeline(TASK, model=str(PHOTOS_MODEL), trust_remote_code=True)
+    expressions = json.loads((PHOTOS / "expressions.json").read_text(encoding="utf-8"))
+    overlays = []
+    for name, texts in expressions.items():
+        photo = Image.open(PHOTOS / name).convert("RGB")
+        answers = ask(photo, texts)
+        print(name)
+        for answer in answers:
+            print(f"  {answer['score']:.2f}  {answer['label']}{'' if answer['mask'].getbbox() else ': not found'}")
+        captions = [f"{answer['score']:.2f}  {answer['label']}" for answer in answers]
+        overlays.append(draw_overlay(photo, [answer["mask"] for answer in answers], captions))
+    grid(overlays, 3).save(picture_path)
+    print(f"Pictures: {picture_path}")
+
+
+def renamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the benchmark with the new words, without the expressions that hold none of them."""
+    chosen = [index for index, text in enumerate(row["expressions"]) if NEW_WORDS.keys() & text.split()]
+    columns = {name: [row[name][index] for index in chosen] for name in ("mask_index", "levels", "landmarks")}
+    english = [row["expressions"][index] for index in chosen]
+    new = [" ".join(NEW_WORDS.get(word, word) for word in text.split()) for text in english]
+    return {**row, **columns, "expressions": new, "english": english}
+
+
+class WordTrainer(Trainer):
+    """A [`Trainer`] under which batch normalization keeps its statistics, as all of the model but the words stays."""
+
+    def compute_loss(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """As in [`Trainer`], in evaluation mode."""
+        return super().compute_loss(model.eval(), *args, **kwargs)
+
+
+def fine_tune(model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], max_steps: int, output_dir: Path) -> None:
+    """Teaches the model the new words on `rows`, and saves it: code to copy for words and data of your own."""
+    set_seed(SEED)
+    known = len(processor.tokenizer)
+    processor.tokenizer.add_tokens(sorted(set(NEW_WORDS.values())))
+    model.resize_token_embeddings(len(processor.tokenizer))
+    # Only the new words learn: the things that they name are known, and nothing is forgotten. To teach new things,
+    # leave these lines and `WordTrainer` out, and lower the learning rate.
+    model.requires_grad_(False)
+    words = model.get_input_embeddings().weight.requires_grad_(True)
+    words.register_hook(lambda gradient: gradient.index_fill(0, torch.arange(known, device=gradient.device), 0))
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=max_steps,
+        per_device_train_batch_size=IMAGES_PER_STEP,
+        learning_rate=1e-2,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        weight_decay=0.0,  # it would move the known words
+        seed=SEED,
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,  # the collator reads them
+        dataloader_pin_memory=False,
     )
-    table = scores_table(results, oracles)
+    trainer = WordTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=ReferringCollator(processor, training=True),
+        processing_class=processor,
+    )
+    trainer.train()
+    trainer.save_model()
+
+
+class Answer(NamedTuple):
+    """The mask found for one expression, and the one wanted: `(height, width)`, boolean."""
+
+    found: np.ndarray
+    wanted: np.ndarray
+
+    def counts(self) -> tuple[int, int, int]:
+        """Pixels of both, of the mask found, and of the mask wanted."""
+        return int((self.found & self.wanted).sum()), int(self.found.sum()), int(self.wanted.sum())
+
+    def iou(self) -> float:
+        """Intersection over union; 1 where there is nothing to find and nothing was found."""
+        union = (self.found | self.wanted).sum()
+        return float((self.found & self.wanted).sum() / union) if union else 1.0
+
+
+def ask_all(
+    model: Any, processor: Any, rows: Iterable[Mapping[str, Any]], column: str = "expressions"
+) -> list[list[Answer]]:
+    """What the model finds for each expression of each row."""
+    ask = pipeline(TASK, model=model.eval(), processor=processor)
+    answers = []
+    for row in rows:
+        found = [np.asarray(answer["mask"]) > 0 for answer in ask(row["image"], row[column])]
+        wanted = [decode_mask(row["masks"][index]) > 0 for index in row["mask_index"]]
+        answers.append([Answer(*masks) for masks in zip(found, wanted, strict=True)])
+    return answers
+
+
+def score(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+    """The scores of the field over all expressions, and over those of each level as `groups`."""
+    metric = ReferringSegmentationMetric()
+    for row, of_row in zip(rows, answers, strict=True):
+        metric.update_counts([answer.counts() for answer in of_row], groups=row["levels"])
+    return metric.compute()
+
+
+def scores_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table with a column for each entry of `scores`: a row per level, then all that have a target."""
+    first = next(iter(scores.values()))
+    table = [["level", "score", "expressions", *scores]]
+    for level in [level for level in LEVELS if level in first["groups"]]:
+        name = "N-acc" if level == "no_target" else "P@0.5"
+        values = [f"{entry['groups'][level][name]:.2f}" for entry in scores.values()]
+        table.append([level, name, str(first["groups"][level]["expressions"]), *values])
+    for name in ("P@0.5", "mIoU"):
+        values = [f"{entry[name]:.2f}" for entry in scores.values()]
+        table.append(["all with a target", name, str(first["targets"]), *values])
+    return markdown_table(table)
+
+
+class Case(NamedTuple):
+    """An expression of the sheet: its row, and its number there."""
+
+    row: int
+    expression: int
+
+
+def draw_lots(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, list[Case]]:
+    """Up to `number` expressions of each level, chosen by lot."""
+    of_level: dict[str, list[Case]] = {level: [] for level in LEVELS}
+    for index, row in enumerate(rows):
+        for expression, level in enumerate(row["levels"]):
+            of_level[level].append(Case(index, expression))
+    lots = random.Random(SEED)
+    return {level: lots.sample(cases, min(number, len(cases))) for level, cases in of_level.items() if cases}
+
+
+def draw_sheet(
+    cases: Mapping[str, Sequence[Case]],
+    rows: Sequence[Mapping[str, Any]],
+    answers: Mapping[str, Sequence[Sequence[Answer]]],
+) -> Image.Image:
+    """Every case as its scene and, beside it, what each entry of `answers` found there; a line of cases per level."""
+    parts = []
+    for level, of_level in cases.items():
+        tiles = []
+        for case in of_level:
+            row = rows[case.row]
+            found = {name: of_rows[case.row][case.expression] for name, of_rows in answers.items()}
+            pictures = [row["image"], *(mark(row["image"], answer) for answer in found.values())]
+            caption = [
+                ("IoU " + ", ".join(f"{name} {answer.iou():.2f}" for name, answer in found.items()), "black"),
+                (row["expressions"][case.expression], "black"),
+                (f"({row['english'][case.expression]})", "dimgray"),
+            ]
+            pictures = [picture.resize((PICTURE_SIDE, PICTURE_SIDE)) for picture in pictures]
+            tiles.append(with_caption(grid(pictures, len(pictures)), caption))
+        line = grid(tiles, len(tiles))
+        heading = with_caption(Image.new("RGB", (line.width, 0)), [(level.replace("_", " ").upper(), "black")])
+        parts += [heading, line]
+    scores = ", ".join(f"{value:.2f} {name}" for name, value in sheet_scores(cases, answers).items())
+    title = (
+        f"Expressions chosen by lot. Each: the scene, {', '.join(answers)}. P@0.5 of all that have a target: {scores}."
+    )
+    legend = [(title, "black"), *MASK_COLOURS.items()]
+    sheet = grid([with_caption(Image.new("RGB", (parts[1].width, 0)), legend), *parts], 1)
+    return ImageOps.expand(sheet, border=2 * GAP, fill="white")
+
+
+def sheet_scores(
+    cases: Mapping[str, Sequence[Case]], answers: Mapping[str, Sequence[Sequence[Answer]]]
+) -> dict[str, float]:
+    """P@0.5 over the cases that have a target."""
+    metrics = {name: ReferringSegmentationMetric() for name in answers}
+    for name, metric in metrics.items():
+        drawn = [answers[name][case.row][case.expression] for of_level in cases.values() for case in of_level]
+        metric.update_counts(answer.counts() for answer in drawn)
+    return {name: metric.compute()["P@0.5"] for name, metric in metrics.items()}
+
+
+def mark(image: Image.Image, answer: Answer) -> Image.Image:
+    """The image in gray, with what was found rightly, found wrongly and missed in the colors of `MASK_COLOURS`."""
+    parts = (answer.found & answer.wanted, answer.found & ~answer.wanted, answer.wanted & ~answer.found)
+    masks = [Image.fromarray(part) for part in parts]
+    return draw_overlay(image.convert("L"), masks, opacity=0.6, colours=list(MASK_COLOURS.values()))
+
+
+def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures in rows of `columns`, each row as high as its highest picture, on white."""
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    width = max(sum(picture.width + GAP for picture in row) for row in rows)
+    heights = [max(picture.height for picture in row) + GAP for row in rows]
+    sheet = Image.new("RGB", (width, sum(heights)), "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for picture in row:
+            sheet.paste(picture, (left, top))
+            left += picture.width + GAP
+        top += height
+    return sheet
+
+
+def with_caption(picture: Image.Image, caption: Sequence[tuple[str, Any]]) -> Image.Image:
+    """A picture with lines of text in their colors below it; long lines are wrapped."""
+    font = ImageFont.load_default(size=FONT_SIZE)
+    lines = []
+    for text, color in caption:
+        characters = int(picture.width / font.getlength(text) * len(text))
+        lines += [(line, color) for line in textwrap.wrap(text, characters)]
+    captioned = Image.new("RGB", (picture.width, picture.height + len(lines) * LINE_HEIGHT + GAP), "white")
+    captioned.paste(picture)
+    draw = ImageDraw.Draw(captioned)
+    for number, (line, color) in enumerate(lines):
+        draw.text((0, picture.height + number * LINE_HEIGHT), line, fill=color, font=font)
+    return captioned
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Runs the demo and returns the scores of the table, and as `"sheet"` P@0.5 over what is drawn."""
+    start = time.perf_counter()
+    settings = parse_arguments(arguments)
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    show_photos(settings.output_dir / "photos.png")
+
+    # The shipped model was trained on scenes of the seeds 0 and 1 of this split, and on none of the split "test".
+    train_rows = [
+        renamed(shapes_row("train", index, seed=2, image_size=IMAGE_SIZE))
+        for index in range(IMAGES_PER_STEP * settings.max_steps)
+    ]
+    test_rows = [renamed(shapes_row("test", index, image_size=IMAGE_SIZE)) for index in range(settings.test_scenes)]
+    model = AutoModel.from_pretrained(SHAPES_MODEL, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(SHAPES_MODEL, trust_remote_code=True)
+
+    print(f"Teaching {SHAPES_MODEL.name} {len(set(NEW_WORDS.values()))} new words, for example in:")
+    print("\n".join(f"  {text}" for text in test_rows[0]["expressions"][:3]))
+    before, english = ask_all(model, processor, test_rows), ask_all(model, processor, test_rows, "english")
+    training = time.perf_counter()
+    fine_tune(model, processor, train_rows, settings.max_steps, settings.output_dir / "model")
+    trained = time.perf_counter()
+    after = ask_all(model, processor, test_rows)
+    scores = {
+        "before": score(test_rows, before),
+        "after": score(test_rows, after),
+        "the same in English": score(test_rows, english),
+    }
+    table = scores_table(scores)
     (settings.output_dir / "scores.md").write_text(table + "\n", encoding="utf-8")
-    images = shapes_dataset(TEST_SPLIT, settings.test_images, image_size=IMAGE_SIZE)
+    sheet = {"before": before, "after": after}
+    cases = draw_lots(test_rows, CASES_PER_LEVEL)
     picture_path = settings.output_dir / "demo.png"
-    draw_levels(
-        evaluation_folder / "predictions.jsonl", images, settings.cases, "JMCELN on the synthetic benchmark"
-    ).save(picture_path)
+    # Colors enough for flat shapes, in a third of the bytes.
+    draw_sheet(cases, test_rows, sheet).quantize(256).save(picture_path, optimize=True)
+    on_sheet = sheet_scores(cases, sheet)
     print(f"\n{table}\n")
-    print(f"Training took {trained - start:.0f} s, all of it {time.perf_counter() - start:.0f} s.")
-    print(f"Pictures: {picture_path}   model: {model_folder}")
+    print(f"P@0.5 over the expressions on the sheet: {on_sheet['before']:.2f} before, {on_sheet['after']:.2f} after.")
+    print(f"The training took {trained - training:.0f} s, all of it {time.perf_counter() - start:.0f} s.")
+    print(f"Pictures: {picture_path}   model: {settings.output_dir / 'model'}")
+    return {**scores, "sheet": on_sheet}
 
 
 if __name__ == "__main__":

@@ -53,5 +53,5 @@ def test_it_is_as_good_as_its_card_says(published, tmp_path):
     assert abs(measured["mIoU"] - promised["mIoU"]) < 3 * measured["mIoU_standard_error"]
     assert abs(measured["P@0.5"] - promised["P@0.5"]) < 0.1
     for level in ("appearance", "position", "relation"):
-        random_object = 0.102  # README.md; a model that reads nothing
+        random_object = 0.102  # of scripts/shapes_oracles.py: reads nothing
         assert measured["groups"][level]["mIoU"] > 3 * random_object
