@@ -15,63 +15,22 @@ so that `processing.export.onnx_inference.load_onnx_pipeline(FOLDER)` is the who
 
 import argparse
 import json
-import logging
-import math
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.export import Dim, ExportedProgram
 
-from modeling_jmceln import JMCELNImageFeatures, JMCELNModel
+from modeling_jmceln import JMCELNModel
 
 from ..command_line import CommandParser
-from .onnx_inference import DECODER, ENCODER, graph_path, load_onnx_pipeline
+from .comparison import largest_difference, run_model, run_programs, score_scenes, time_forms
+from .graphs import example_inputs, quantize, quiet_exporter, trace, write_graphs
+from .onnx_inference import load_onnx_pipeline
 
 
 # The greatest difference of any pixel's probability between the model and what was exported.
 TOLERANCE = 1e-3
-
-
-class ImageEncoder(nn.Module):
-    """`pixel_values` to the tensors of [`JMCELNImageFeatures`], one after the other."""
-
-    def __init__(self, model: JMCELNModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        features = self.model.get_image_features(pixel_values, return_dict=True)
-        return (features.last_hidden_state, *features.pixel_features, features.upsampling_weights)
-
-
-class ExpressionDecoder(nn.Module):
-    """Those tensors and expressions to mask logits and presence logits."""
-
-    def __init__(self, model: JMCELNModel):
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        tokens: torch.Tensor,
-        pixel_features: Sequence[torch.Tensor],
-        upsampling_weights: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        features = JMCELNImageFeatures(
-            last_hidden_state=tokens, pixel_features=tuple(pixel_features), upsampling_weights=upsampling_weights
-        )
-        outputs = self.model(
-            image_features=features, input_ids=input_ids, attention_mask=attention_mask, return_dict=True
-        )
-        return outputs.logits, outputs.presence_logits
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -88,173 +47,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each form is timed")
     return parser.parse_args(arguments)
-
-
-def example_inputs(model: JMCELNModel, size: tuple[int, int], shape: tuple[int, int, int]) -> dict[str, torch.Tensor]:
-    """Noise and random words for `(batch, expressions, length)`; one expression ends early, one is padding."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    input_ids = torch.randint(1, model.config.text_config.vocab_size, shape, generator=generator)
-    attention_mask = torch.ones_like(input_ids)
-    attention_mask[0, 0, shape[2] // 2 + 1 :] = 0
-    if shape[1] > 1:
-        attention_mask[-1, -1] = 0
-    pixel_values = torch.randn(shape[0], 3, *size, generator=generator)
-    return {"pixel_values": pixel_values, "input_ids": input_ids, "attention_mask": attention_mask}
-
-
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Leaves out what the exporters say of themselves: missing torchvision operators, names of axes, deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
-
-
-def trace(model: JMCELNModel, size: tuple[int, int]) -> dict[str, ExportedProgram]:
-    """Both graphs as programs of torch.export."""
-    inputs = example_inputs(model, size, (2, 3, 7))
-    batch, expressions = Dim("batch"), Dim("expressions")
-    encoder, decoder = ImageEncoder(model), ExpressionDecoder(model)
-    tokens, *pixel_features, upsampling_weights = encoder(inputs["pixel_values"])
-    # How long an expression may be is the text encoder's to say.
-    words = {0: batch, 1: expressions, 2: Dim.DYNAMIC}
-    return {
-        ENCODER: torch.export.export(
-            encoder, (inputs["pixel_values"],), dynamic_shapes={"pixel_values": {0: batch}}, strict=False
-        ),
-        DECODER: torch.export.export(
-            decoder,
-            (inputs["input_ids"], inputs["attention_mask"], tokens, pixel_features, upsampling_weights),
-            dynamic_shapes={
-                "input_ids": words,
-                "attention_mask": words,
-                "tokens": {0: batch},
-                "pixel_features": [{0: batch} for _ in pixel_features],
-                "upsampling_weights": {0: batch},
-            },
-            strict=False,
-        ),
-    }
-
-
-def write_graphs(programs: dict[str, ExportedProgram], folder: Path, num_levels: int) -> None:
-    """The programs as `.pt2` and as `.onnx`, whose inputs and outputs fit each other by name."""
-    features = ["tokens", *(f"pixel_features_{level}" for level in range(num_levels)), "upsampling_weights"]
-    names = {
-        ENCODER: (["pixel_values"], features),
-        DECODER: (["input_ids", "attention_mask", *features], ["logits", "presence_logits"]),
-    }
-    for name, program in programs.items():
-        torch.export.save(program, folder / f"{name}.pt2")
-        input_names, output_names = names[name]
-        graph = torch.onnx.export(
-            program, (), dynamo=True, input_names=input_names, output_names=output_names, verbose=False
-        )
-        graph.save(graph_path(folder, name, quantized=False), external_data=False)
-
-
-def quantize(folder: Path) -> None:
-    """Writes both graphs again with matrices of 8 bits; activations are rounded as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    for name in (ENCODER, DECODER):
-        quantize_dynamic(
-            graph_path(folder, name, quantized=False),
-            graph_path(folder, name, quantized=True),
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            # With signed weights the sums of processors without VNNI saturate.
-            weight_type=QuantType.QUInt8,
-        )
-
-
-def largest_difference(
-    model: JMCELNModel,
-    run: Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
-    size: tuple[int, int],
-) -> float:
-    """Of all probabilities, those of pixels and of presence, over batches of several shapes; padding left out."""
-    largest = 0.0
-    for shape in ((2, 3, 7), (1, 1, 4), (3, 5, 12)):
-        inputs = example_inputs(model, size, shape)
-        wanted = model(**inputs)
-        logits, presence_logits = run(inputs)
-        is_real = inputs["attention_mask"].any(-1)
-        for got, expected in ((logits, wanted.logits), (presence_logits, wanted.presence_logits)):
-            if got.shape != expected.shape:
-                raise RuntimeError(f"The export returns the shape {tuple(got.shape)}, not {tuple(expected.shape)}.")
-            difference = (got[is_real].sigmoid() - expected[is_real].sigmoid()).abs().max().item()
-            # Of a number and what is no number, `max` may return the first.
-            largest = float("inf") if math.isnan(difference) else max(largest, difference)
-    return largest
-
-
-def at_least_two(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
-    """With a second image or expression of zeros, which is padding, where there is one."""
-    if tensor.shape[dimension] > 1:
-        return tensor
-    return torch.cat([tensor, torch.zeros_like(tensor)], dim=dimension)
-
-
-def run_programs(folder: Path) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
-    """torch.export takes a size of one for another graph, so that its programs want two images and expressions."""
-    encoder, decoder = (torch.export.load(folder / f"{name}.pt2").module() for name in (ENCODER, DECODER))
-
-    def run(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        batch_size, num_expressions, _ = inputs["input_ids"].shape
-        words = [at_least_two(at_least_two(inputs[name], 0), 1) for name in ("input_ids", "attention_mask")]
-        tokens, *pixel_features, upsampling_weights = encoder(at_least_two(inputs["pixel_values"], 0))
-        logits, presence_logits = decoder(*words, tokens, pixel_features, upsampling_weights)
-        return logits[:batch_size, :num_expressions], presence_logits[:batch_size, :num_expressions]
-
-    return run
-
-
-def run_model(model: Any) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
-    """Of anything with the calls that the pipeline makes."""
-
-    def run(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        features = model.get_image_features(inputs["pixel_values"])
-        outputs = model(
-            image_features=features, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-        )
-        return outputs.logits, outputs.presence_logits
-
-    return run
-
-
-def time_forms(models: dict[str, Any], inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
-    """Least seconds of each form, in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(rounds + 1):  # the first warms up
-        for name, model in models.items():
-            start = time.perf_counter()
-            run_model(model)(inputs)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: min(values[1:]) for name, values in seconds.items()}
-
-
-def score_scenes(pipelines: dict[str, Any], count: int) -> dict[str, float]:
-    """mIoU of each form on the first scenes of the benchmark's test split."""
-    import numpy as np
-
-    from ..data.masks import decode_mask
-    from ..evaluation.metrics import ReferringSegmentationMetric
-    from ..shapes.dataset import shapes_row
-
-    metrics = {name: ReferringSegmentationMetric() for name in pipelines}
-    for index in range(count):
-        row = shapes_row("test", index)
-        masks = [decode_mask(mask) for mask in row["masks"]]
-        references = [masks[place] for place in row["mask_index"]]
-        for name, pipe in pipelines.items():
-            answers = pipe(row["image"], row["expressions"])
-            metrics[name].update([np.asarray(answer["mask"]) > 0 for answer in answers], references)
-    return {name: metric.compute()["mIoU"] for name, metric in metrics.items()}
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """
 The settings of a training run, and how a YAML file and the command line give them.
 
-`TrainingArguments` needs `HfArgumentParser`; what it lacks (files that extend each other, fields within fields) is a few
-functions here, where OmegaConf would be a dependency with a language and types of its own beside the parser.
+`TrainingArguments` needs `HfArgumentParser`. What it lacks, files that extend each other and fields within fields, is
+a few functions here; OmegaConf would be a dependency with a language and types of its own beside the parser.
 """
 
 import dataclasses

@@ -20,8 +20,8 @@ class WeightAverage:
     hold on to the initial weights. Buffers, such as the statistics of batch normalisation, are not averaged: the
     average goes with those of the newest weights.
 
-    `torch.optim.swa_utils.AveragedModel` would copy the whole model, frozen encoders and all, and leave to write what is
-    most of this file: lending the average to the model that the Trainer scores and saves, and going on with it.
+    `torch.optim.swa_utils.AveragedModel` would copy the whole model, frozen encoders and all, and most of this file
+    would remain: lending the average to the model that the Trainer scores and saves, and going on with it.
 
     Args:
         model (`nn.Module`):

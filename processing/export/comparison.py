@@ -1,0 +1,99 @@
+"""How exported graphs compare with the model: their answers, their speed and their scores."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_jmceln import JMCELNModel
+
+from .graphs import example_inputs
+from .onnx_inference import DECODER, ENCODER
+
+
+def largest_difference(
+    model: JMCELNModel,
+    run: Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
+    size: tuple[int, int],
+) -> float:
+    """Of all probabilities, those of pixels and of presence, over batches of several shapes; padding left out."""
+    largest = 0.0
+    for shape in ((2, 3, 7), (1, 1, 4), (3, 5, 12)):
+        inputs = example_inputs(model, size, shape)
+        wanted = model(**inputs)
+        logits, presence_logits = run(inputs)
+        is_real = inputs["attention_mask"].any(-1)
+        for got, expected in ((logits, wanted.logits), (presence_logits, wanted.presence_logits)):
+            if got.shape != expected.shape:
+                raise RuntimeError(f"The export returns the shape {tuple(got.shape)}, not {tuple(expected.shape)}.")
+            difference = (got[is_real].sigmoid() - expected[is_real].sigmoid()).abs().max().item()
+            # Of a number and what is no number, `max` may return the first.
+            largest = float("inf") if math.isnan(difference) else max(largest, difference)
+    return largest
+
+
+def at_least_two(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
+    """With a second image or expression of zeros, which is padding, where there is one."""
+    if tensor.shape[dimension] > 1:
+        return tensor
+    return torch.cat([tensor, torch.zeros_like(tensor)], dim=dimension)
+
+
+def run_programs(folder: Path) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
+    """torch.export takes a size of one for another graph, so that its programs want two images and expressions."""
+    encoder, decoder = (torch.export.load(folder / f"{name}.pt2").module() for name in (ENCODER, DECODER))
+
+    def run(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        batch_size, num_expressions, _ = inputs["input_ids"].shape
+        words = [at_least_two(at_least_two(inputs[name], 0), 1) for name in ("input_ids", "attention_mask")]
+        tokens, *pixel_features, upsampling_weights = encoder(at_least_two(inputs["pixel_values"], 0))
+        logits, presence_logits = decoder(*words, tokens, pixel_features, upsampling_weights)
+        return logits[:batch_size, :num_expressions], presence_logits[:batch_size, :num_expressions]
+
+    return run
+
+
+def run_model(model: Any) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
+    """Of anything with the calls that the pipeline makes."""
+
+    def run(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        features = model.get_image_features(inputs["pixel_values"])
+        outputs = model(
+            image_features=features, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+        )
+        return outputs.logits, outputs.presence_logits
+
+    return run
+
+
+def time_forms(models: dict[str, Any], inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
+    """Least seconds of each form, in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds + 1):  # the first warms up
+        for name, model in models.items():
+            start = time.perf_counter()
+            run_model(model)(inputs)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: min(values[1:]) for name, values in seconds.items()}
+
+
+def score_scenes(pipelines: dict[str, Any], count: int) -> dict[str, float]:
+    """mIoU of each form on the first scenes of the benchmark's test split."""
+    import numpy as np
+
+    from ..data.masks import decode_mask
+    from ..evaluation.metrics import ReferringSegmentationMetric
+    from ..shapes.dataset import shapes_row
+
+    metrics = {name: ReferringSegmentationMetric() for name in pipelines}
+    for index in range(count):
+        row = shapes_row("test", index)
+        masks = [decode_mask(mask) for mask in row["masks"]]
+        references = [masks[place] for place in row["mask_index"]]
+        for name, pipe in pipelines.items():
+            answers = pipe(row["image"], row["expressions"])
+            metrics[name].update([np.asarray(answer["mask"]) > 0 for answer in answers], references)
+    return {name: metric.compute()["mIoU"] for name, metric in metrics.items()}

@@ -1,0 +1,133 @@
+"""The two graphs of a model, as programs of torch.export and as ONNX."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from modeling_jmceln import JMCELNImageFeatures, JMCELNModel
+
+from .onnx_inference import DECODER, ENCODER, graph_path
+
+
+class ImageEncoder(nn.Module):
+    """`pixel_values` to the tensors of [`JMCELNImageFeatures`], one after the other."""
+
+    def __init__(self, model: JMCELNModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        features = self.model.get_image_features(pixel_values, return_dict=True)
+        return (features.last_hidden_state, *features.pixel_features, features.upsampling_weights)
+
+
+class ExpressionDecoder(nn.Module):
+    """Those tensors and expressions to mask logits and presence logits."""
+
+    def __init__(self, model: JMCELNModel):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        tokens: torch.Tensor,
+        pixel_features: Sequence[torch.Tensor],
+        upsampling_weights: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        features = JMCELNImageFeatures(
+            last_hidden_state=tokens, pixel_features=tuple(pixel_features), upsampling_weights=upsampling_weights
+        )
+        outputs = self.model(
+            image_features=features, input_ids=input_ids, attention_mask=attention_mask, return_dict=True
+        )
+        return outputs.logits, outputs.presence_logits
+
+
+def example_inputs(model: JMCELNModel, size: tuple[int, int], shape: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+    """Noise and random words for `(batch, expressions, length)`; one expression ends early, one is padding."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    input_ids = torch.randint(1, model.config.text_config.vocab_size, shape, generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[0, 0, shape[2] // 2 + 1 :] = 0
+    if shape[1] > 1:
+        attention_mask[-1, -1] = 0
+    pixel_values = torch.randn(shape[0], 3, *size, generator=generator)
+    return {"pixel_values": pixel_values, "input_ids": input_ids, "attention_mask": attention_mask}
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Leaves out what the exporters say of themselves: missing torchvision operators, names of axes, deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
+def trace(model: JMCELNModel, size: tuple[int, int]) -> dict[str, ExportedProgram]:
+    """Both graphs as programs of torch.export."""
+    inputs = example_inputs(model, size, (2, 3, 7))
+    batch, expressions = Dim("batch"), Dim("expressions")
+    encoder, decoder = ImageEncoder(model), ExpressionDecoder(model)
+    tokens, *pixel_features, upsampling_weights = encoder(inputs["pixel_values"])
+    # How long an expression may be is the text encoder's to say.
+    words = {0: batch, 1: expressions, 2: Dim.DYNAMIC}
+    return {
+        ENCODER: torch.export.export(
+            encoder, (inputs["pixel_values"],), dynamic_shapes={"pixel_values": {0: batch}}, strict=False
+        ),
+        DECODER: torch.export.export(
+            decoder,
+            (inputs["input_ids"], inputs["attention_mask"], tokens, pixel_features, upsampling_weights),
+            dynamic_shapes={
+                "input_ids": words,
+                "attention_mask": words,
+                "tokens": {0: batch},
+                "pixel_features": [{0: batch} for _ in pixel_features],
+                "upsampling_weights": {0: batch},
+            },
+            strict=False,
+        ),
+    }
+
+
+def write_graphs(programs: dict[str, ExportedProgram], folder: Path, num_levels: int) -> None:
+    """The programs as `.pt2` and as `.onnx`, whose inputs and outputs fit each other by name."""
+    features = ["tokens", *(f"pixel_features_{level}" for level in range(num_levels)), "upsampling_weights"]
+    names = {
+        ENCODER: (["pixel_values"], features),
+        DECODER: (["input_ids", "attention_mask", *features], ["logits", "presence_logits"]),
+    }
+    for name, program in programs.items():
+        torch.export.save(program, folder / f"{name}.pt2")
+        input_names, output_names = names[name]
+        graph = torch.onnx.export(
+            program, (), dynamo=True, input_names=input_names, output_names=output_names, verbose=False
+        )
+        graph.save(graph_path(folder, name, quantized=False), external_data=False)
+
+
+def quantize(folder: Path) -> None:
+    """Writes both graphs again with matrices of 8 bits; activations are rounded as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    for name in (ENCODER, DECODER):
+        quantize_dynamic(
+            graph_path(folder, name, quantized=False),
+            graph_path(folder, name, quantized=True),
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            # With signed weights the sums of processors without VNNI saturate.
+            weight_type=QuantType.QUInt8,
+        )
