@@ -19,6 +19,7 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, MobileNetV2ImageProcessor
 
+from processing.training import building
 from processing.training import run as train
 from processing.training.referring_trainer import last_complete_checkpoint
 from processing.training.word_tokenizer import build_word_tokenizer
@@ -35,6 +36,7 @@ sys.path.insert(0, {repository!r})
 import torch
 from transformers import Trainer
 from processing.training.word_tokenizer import build_word_tokenizer
+from processing.training import building
 from processing.training import run as train
 
 place, step = {place!r}, {step}
@@ -417,10 +419,10 @@ def test_an_unknown_module_is_not_frozen_in_silence(tmp_path):
 
 
 def test_images_are_normalized_as_the_vision_model_expects(tmp_path):
-    assert train.image_statistics(None) == {}
-    assert train.image_statistics(str(tmp_path)) == {}
+    assert building.image_statistics(None) == {}
+    assert building.image_statistics(str(tmp_path)) == {}
     MobileNetV2ImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
-    assert train.image_statistics(str(tmp_path)) == {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    assert building.image_statistics(str(tmp_path)) == {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
 
 
 def test_a_saved_model_is_trained_without_its_own_code(tmp_path):
