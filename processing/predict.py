@@ -1,6 +1,8 @@
 """Finds what expressions refer to in a picture, and draws it.
 
     jmceln predict --model FOLDER_OR_HUB_ID --image photo.jpg --text "the red cup" --text "the spoon"
+    jmceln predict --image photos/ --text "the red cup" --output-dir found --formats masks cut-outs
+    jmceln predict --image questions.jsonl --output-dir found
 
 Without `--model` it takes the small model of shapes that comes with the project, which knows nothing of photographs.
 
@@ -43,9 +45,31 @@ def build_parser() -> CommandParser:
         help="folder or Hub id of a trained JMCELN with its processor "
         f"(default: {DEFAULT_MODEL.parent.name}/{DEFAULT_MODEL.name} of this project, which knows shapes alone)",
     )
-    parser.add_argument("--image", required=True, help="path or http(s) URL of the picture")
     parser.add_argument(
-        "--text", required=True, action="append", metavar="EXPRESSION", help="what to find; repeat it for more"
+        "--image",
+        required=True,
+        nargs="+",
+        help="path or http(s) URL of the picture; with --output-dir also several of them, folders (of frames, too), "
+        'patterns such as "photos/*.jpg", and .jsonl files or - for standard input, whose lines are '
+        '{"image": PATH, "expressions": [...]}',
+    )
+    parser.add_argument(
+        "--text", default=[], action="append", metavar="EXPRESSION", help="what to find; repeat it for more"
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="for many pictures: write all masks there as COCO RLE (predictions.jsonl) and in the --formats. The same "
+        "command again goes on where it stopped",
+    )
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("masks", "cut-outs", "probabilities", "overlays", "polygons"),
+        default=["masks"],
+        help="what to write into --output-dir: PNG masks, PNG cut-outs with transparency, .npy probabilities, "
+        "overlays, COCO annotations with polygons (default: masks)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("overlay.png"), help="picture to write (default: %(default)s)"
@@ -100,7 +124,7 @@ def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
     from .visualization import draw_overlay
 
     # Not by Pillow's own conversion to RGB, which turns pictures of 16 bits white.
-    image = array_to_pil_image(image_to_array(options.image))
+    image = array_to_pil_image(image_to_array(options.image[0]))
     pipe = load_pipeline(options.model, options.device, options.dtype)
     answers = pipe(image, options.text, threshold=options.threshold, mask_threshold=options.mask_threshold)
     captions = [f"{answer['score']:.2f}  {answer['label']}" for answer in answers]
@@ -128,11 +152,45 @@ def mask_path(folder: Path, index: int, expression: str) -> Path:
     return folder / f"{index:02d}-{name}.png"
 
 
+def predict_many(options: argparse.Namespace) -> int:
+    """Writes into the folder of `options`, prints what was done, and returns how many pictures failed."""
+    from .app.predictions import Segmenter
+    from .prediction.batch import predict_into_folder
+    from .prediction.requests import read_requests
+
+    pipe = load_pipeline(options.model, options.device, options.dtype)
+    counts = predict_into_folder(
+        Segmenter(pipe.model, pipe.processor),
+        read_requests(options.image, options.text),
+        options.output_dir,
+        options.formats,
+        options.threshold,
+        options.mask_threshold,
+        options.model,
+    )
+    before = f", {counts.done_before} done before" if counts.done_before else ""
+    print(f"{counts.done} pictures done{before}, {counts.failed} failed: {options.output_dir}")
+    return counts.failed
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the picture and the masks, and print the table; exits with 1 and a line of what is wrong."""
+    """
+    Write the picture and the masks, and print the table; or write many into a folder.
+
+    Exits with 1 and a line of what is wrong, also where only some of many pictures failed.
+    """
     parser = build_parser()
     options = parser.parse_args(arguments)
+    is_one = len(options.image) == 1 and options.image[0] != "-" and not options.image[0].endswith(".jsonl")
+    if options.output_dir is None and not is_one:
+        parser.error("several pictures want a folder to write to: pass --output-dir DIR")
+    if options.output_dir is None and not options.text:
+        parser.error("say what to find: pass --text EXPRESSION")
     try:
+        if options.output_dir is not None:
+            if predict_many(options):
+                parser.exit(1)
+            return
         answers = find_and_draw(options)
     except (OSError, ValueError, TypeError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")

@@ -193,7 +193,7 @@ def build_page(segmenter: Segmenter, name: str, examples: Sequence[Example] = ()
                     saves = {
                         kind: gr.Button(label, size="sm", min_width=90, elem_id=f"save-{kind}")
                         for kind, label in (
-                            ("mask", "Mask (PNG)"), ("cut-out", "Cut-out (PNG)"), ("rle", "All (COCO RLE)")
+                            ("mask", "Mask (PNG)"), ("cut-out", "Cut-out (PNG)"), ("rle", "RLE (JSON)")
                         )
                     }  # fmt: skip
                 file = gr.DownloadButton(elem_id="download")
@@ -225,8 +225,8 @@ def build_page(segmenter: Segmenter, name: str, examples: Sequence[Example] = ()
                 shown = gr.Examples(
                     [[str(example.image), "\n".join(example.expressions)] for example in examples],
                     [photo, text],
-                    answered,
-                    lambda source, words: page.find(source, words, None, 0.5, 0.5),
+                    [*answered, mask_threshold, threshold],
+                    lambda source, words: (*page.find(source, words, None, 0.5, 0.5), 0.5, 0.5),
                     run_on_click=True,
                     cache_examples=False,
                     visible_columns=[0],

@@ -50,6 +50,7 @@ class Result:
 
     expression: str
     mask: np.ndarray  # bool, (height, width)
+    probabilities: np.ndarray  # float32, (height, width)
     score: float
     unknown_words: tuple[str, ...]
 
@@ -87,8 +88,13 @@ class Segmenter:
         return Photo(image, features, (height, width), pixel_mask)
 
     @torch.inference_mode()
-    def ask(self, photo: Photo, expressions: Sequence[str]) -> Answers:
+    def ask(self, photo: Photo, expressions: Sequence[str], look_inside: bool = True) -> Answers:
         """
+        Args:
+            photo ([`Photo`]): From [`~Segmenter.encode`].
+            expressions (`Sequence` of `str`): What to find.
+            look_inside (`bool`): Whether to keep the stages; `stages` is empty otherwise.
+
         Raises:
             ValueError: If an expression is blank, or longer than the tokenizer takes.
         """
@@ -97,7 +103,7 @@ class Segmenter:
             image_features=photo.features,
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
-            output_attentions=True,
+            output_attentions=look_inside,
         )
         return Answers(
             photo=photo,
@@ -105,7 +111,9 @@ class Segmenter:
             unknown_words=tuple(self.unknown_words(expression) for expression in expressions),
             logits=outputs.logits[0].float().cpu(),
             presence_logits=outputs.presence_logits[0].float().cpu(),
-            stages=tuple(_stage_maps(outputs, index) for index in range(len(outputs.stage_logits))),
+            stages=tuple(
+                _stage_maps(outputs, index) for index in range(len(outputs.stage_logits) if look_inside else 0)
+            ),
         )
 
     def unknown_words(self, expression: str) -> tuple[str, ...]:
@@ -129,11 +137,17 @@ class Segmenter:
             mask_threshold=mask_threshold,
             target_sizes=[size],
             pixel_mask=None if answers.photo.pixel_mask is None else answers.photo.pixel_mask.cpu(),
+            return_probabilities=True,
         )
         return [
-            Result(expression, mask.numpy(), float(score), unknown_words)
-            for expression, mask, score, unknown_words in zip(
-                answers.expressions, found["masks"], found["scores"], answers.unknown_words, strict=True
+            Result(expression, mask.numpy(), probabilities.numpy(), float(score), unknown_words)
+            for expression, mask, probabilities, score, unknown_words in zip(
+                answers.expressions,
+                found["masks"],
+                found["probabilities"],
+                found["scores"],
+                answers.unknown_words,
+                strict=True,
             )
         ]
 

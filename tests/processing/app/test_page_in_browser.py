@@ -159,8 +159,10 @@ def test_upload_ask_move_the_threshold_and_download(page: Any, served: tuple[str
 
 
 def test_an_example_runs_with_one_click_and_shows_the_cascade(page: Any) -> None:
+    set_slider(page, "threshold", "1")
     page.locator("#examples .gallery-item").first.click()
     page.locator("#legend li").nth(2).wait_for()
+    assert page.locator("#threshold input[type=number]").input_value() == "0.5"
     assert "not in the image" not in page.locator("#legend").inner_text()
     page.get_by_text("Look inside the cascade").click()
     pictures = page.locator("#stages img")

@@ -17,7 +17,7 @@ IMAGE = Image.new("RGB", (30, 20), (10, 20, 30))
 
 
 def result(mask: np.ndarray = MASK, expression: str = "the dog", unknown_words: tuple[str, ...] = ()) -> Result:
-    return Result(expression, mask, 0.875, unknown_words)
+    return Result(expression, mask, mask.astype(np.float32), 0.875, unknown_words)
 
 
 def test_a_cut_out_is_transparent_around_the_referent() -> None:

@@ -1,0 +1,187 @@
+"""Segments many photos into a folder: what is done is not done again, and what is broken is named and passed over."""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..app import pictures
+from ..app.predictions import Photo, Result, Segmenter
+from ..data.masks import decode_mask
+from .polygons import mask_to_polygons
+from .requests import Request
+
+
+FORMATS = ("masks", "cut-outs", "probabilities", "overlays", "polygons")
+PREDICTIONS = "predictions.jsonl"
+SETTINGS = "settings.json"
+ANNOTATIONS = "annotations.json"
+# More at a time are slower on a CPU and take more memory.
+EXPRESSIONS_PER_CALL = 8
+
+
+@dataclass
+class Counts:
+    done: int = 0
+    done_before: int = 0
+    failed: int = 0
+
+
+def predict_into_folder(
+    segmenter: Segmenter,
+    requests: Iterable[Request],
+    folder: Path,
+    formats: Sequence[str] = ("masks",),
+    threshold: float = 0.5,
+    mask_threshold: float = 0.5,
+    model_name: str = "",
+) -> Counts:
+    """
+    Args:
+        segmenter ([`Segmenter`]): The model to ask.
+        requests (`Iterable` of [`Request`]): What to ask.
+        folder (`Path`): Gets `predictions.jsonl`, one line per photo with the masks as COCO RLE, and what `formats`
+            ask for. A second run with the same settings goes on where the first one stopped.
+        formats (`Sequence` of `str`): Of `FORMATS`. "masks" and "cut-outs" are PNG files, "probabilities" `.npy` files
+            of `float16` (height, width), "overlays" the photo with all masks, "polygons" one `annotations.json` of all
+            photos in the form of COCO, where masks with holes are RLE.
+        threshold, mask_threshold (`float`): See [`JMCELNImageProcessor.post_process_referring_segmentation`].
+        model_name (`str`): Kept in the settings, so that two models do not share a folder.
+
+    Returns:
+        [`Counts`]: of photos. Each that failed was named on standard error.
+
+    Raises:
+        ValueError: If the folder holds predictions of other settings.
+    """
+    settings = {"model": model_name, "threshold": threshold, "mask_threshold": mask_threshold, "formats": [*formats]}
+    _check_settings(folder, settings)
+    done = {_key(entry["image"], entry["expressions"]) for entry in _read(folder)}
+    counts = Counts()
+    with (folder / PREDICTIONS).open("a", encoding="utf-8") as journal:
+        # Silent where nobody looks: in a file or a pipe.
+        for request in tqdm(requests, unit=" photos", disable=None):
+            key = _key(request.image, request.expressions)
+            if key in done:
+                counts.done_before += 1
+                continue
+            try:
+                photo = segmenter.encode(request.image)
+                results = _ask(segmenter, photo, request, threshold, mask_threshold)
+            except (OSError, ValueError) as error:
+                counts.failed += 1
+                tqdm.write(f"{request.image}: {error}", file=sys.stderr)
+                continue
+            _write_files(folder, f"{Path(request.image).stem}-{key}", photo, results, formats)
+            entry = {
+                "image": request.image,
+                "expressions": request.expressions,
+                "size": [photo.image.height, photo.image.width],
+                "results": pictures.run_lengths(results),
+            }
+            # Last, so that a photo whose line is there is whole.
+            journal.write(json.dumps(entry) + "\n")
+            journal.flush()
+            done.add(key)
+            counts.done += 1
+    if "polygons" in formats:
+        (folder / ANNOTATIONS).write_text(json.dumps(coco_annotations(_read(folder))), encoding="utf-8")
+    return counts
+
+
+def coco_annotations(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The lines of `predictions.jsonl` in the form of COCO: an annotation per expression that was found."""
+    images, annotations = [], []
+    for image_id, entry in enumerate(entries, start=1):
+        height, width = entry["size"]
+        images.append({"id": image_id, "file_name": entry["image"], "height": height, "width": width})
+        for result in entry["results"]:
+            if result["area"] == 0:
+                continue
+            mask = decode_mask(result["segmentation"])
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            left, top = int(columns[0]), int(rows[0])
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "expression": result["expression"],
+                    "score": result["score"],
+                    "area": result["area"],
+                    "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                    "segmentation": mask_to_polygons(mask) or result["segmentation"],
+                    "iscrowd": 0,
+                }
+            )
+    return {"images": images, "categories": [{"id": 1, "name": "referent"}], "annotations": annotations}
+
+
+def _ask(
+    segmenter: Segmenter, photo: Photo, request: Request, threshold: float, mask_threshold: float
+) -> list[Result]:
+    size = (photo.image.height, photo.image.width)
+    results = []
+    for start in range(0, len(request.expressions), EXPRESSIONS_PER_CALL):
+        expressions = request.expressions[start : start + EXPRESSIONS_PER_CALL]
+        answers = segmenter.ask(photo, expressions, look_inside=False)
+        results += segmenter.results(answers, size, threshold, mask_threshold)
+    return results
+
+
+def _write_files(folder: Path, name: str, photo: Photo, results: Sequence[Result], formats: Sequence[str]) -> None:
+    for form in formats:
+        if form == "polygons":
+            continue
+        (folder / form).mkdir(exist_ok=True)
+        if form == "overlays":
+            pictures.overlay(photo.image, results).save(folder / form / f"{name}.png")
+            continue
+        for number, result in enumerate(results, start=1):
+            words = re.sub(r"[^\w]+", "-", result.expression.lower()).strip("-")[:60]
+            path = folder / form / f"{name}-{number:02d}-{words}"
+            if form == "masks":
+                pictures.mask_image(result.mask).save(f"{path}.png")
+            elif form == "cut-outs":
+                pictures.cut_out(photo.image, result.mask).save(f"{path}.png")
+            else:
+                np.save(f"{path}.npy", result.probabilities.astype(np.float16))
+
+
+def _key(image: str, expressions: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([image, *expressions]).encode()).hexdigest()[:10]
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SETTINGS
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in settings if found.get(name) != settings[name]]
+        if other:
+            raise ValueError(
+                f"{str(folder)!r} holds predictions with another {other[0]} ({found.get(other[0])!r}, now "
+                f"{settings[other[0]]!r}); name another folder"
+            )
+    path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of an earlier run; a last line that a kill cut off is dropped from the file."""
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        return []
+    entries, whole = [], []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            entries.append(json.loads(line))
+            whole.append(line)
+    path.write_text("".join(whole), encoding="utf-8")
+    return entries
