@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ..data.masks import decode_mask, encode_mask, to_rle
-from .color_names import ColorShares, color_indices, measure_colors
+from .color_names import ColorShares, color_indices, is_dim, measure_colors
 from .expressions import Scene, SceneObject
 from .wording import CARRIED, SUPPORTS
 
@@ -134,6 +134,7 @@ def scene_of_photo(
             See [`Scene`].
     """
     indices = color_indices(np.asarray(photo.pixels)) if photo.has_true_colors else None
+    in_dim_light = indices is not None and is_dim(indices)
     objects = []
     for identifier, item in zip(annotation_ids, photo.objects, strict=True):
         left, top, right, bottom = box_of(item.mask)
@@ -142,9 +143,9 @@ def scene_of_photo(
         colors = clothing = None
         if indices is not None and not item.is_crowd:
             window = indices[top:bottom, left:right]
-            colors = _colors(window, inside)
+            colors = _colors(window, inside, in_dim_light)
             if category == "person":
-                clothing = _clothing_colors(window, inside)
+                clothing = _clothing_colors(window, inside, in_dim_light)
         objects.append(
             SceneObject(
                 annotation_id=identifier,
@@ -171,12 +172,12 @@ def scene_of_photo(
     )
 
 
-def _colors(window: np.ndarray, inside: np.ndarray) -> ColorShares | None:
+def _colors(window: np.ndarray, inside: np.ndarray, in_dim_light: bool) -> ColorShares | None:
     pixels = window[inside]
-    return measure_colors(pixels) if pixels.size >= _FEWEST_COLORED_PIXELS else None
+    return measure_colors(pixels, in_dim_light) if pixels.size >= _FEWEST_COLORED_PIXELS else None
 
 
-def _clothing_colors(window: np.ndarray, inside: np.ndarray) -> ColorShares | None:
+def _clothing_colors(window: np.ndarray, inside: np.ndarray, in_dim_light: bool) -> ColorShares | None:
     """
     Colors of what a person wears above the waist, None where the shape does not tell where that is.
 
@@ -190,7 +191,7 @@ def _clothing_colors(window: np.ndarray, inside: np.ndarray) -> ColorShares | No
     else:
         return None
     rows = slice(round(first * height), round(last * height))
-    return _colors(window[rows], inside[rows])
+    return _colors(window[rows], inside[rows], in_dim_light)
 
 
 def _contacts(objects: Sequence[SceneObject], masks: Sequence[np.ndarray]) -> frozenset[frozenset[int]]:

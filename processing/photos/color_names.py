@@ -45,16 +45,19 @@ _REGIONS: dict[str, tuple[_Region, _Region]] = {
     "purple": (_Region((12, 60), (26, 200), (310, 340)), _Region((5, 85), (10, 200), (292, 362))),
     "pink": (_Region((55, 92), (22, 200), (-20, 18)), _Region((35, 97), (10, 200), (-40, 42))),
     "brown": (_Region((18, 50), (16, 50), (45, 82)), _Region((8, 75), (7, 75), (20, 100))),
-    "black": (_Region((0, 22), (0, 12)), _Region((0, 40), (0, 22))),
+    "black": (_Region((0, 20), (0, 9)), _Region((0, 40), (0, 22))),
     "white": (_Region((82, 100), (0, 9)), _Region((60, 100), (0, 20))),
     "gray": (_Region((35, 62), (0, 6)), _Region((18, 90), (0, 15))),
-    "dark": (_Region((0, 26), (0, 24)), _Region((0, 50))),
+    "dark": (_Region((0, 24), (0, 16)), _Region((0, 50))),
 }
 COLOR_NAMES = tuple(_REGIONS)
 
-# Shares of the pixels that make a color clear, its absence clear, and that make a second color visible beside it.
+# Shares of the pixels that make a color clear, that make its absence clear, and that make it visible as a part.
 _MOST_ARE_SURE, _NEARLY_ALL_MAY_BE = 0.5, 0.75
-_HARDLY_ANY = 0.12
+_HARDLY_ANY = 0.15
+_A_PART = 0.25
+# Share of a photo that is dark where the light is dim.
+_DIM = 0.4
 # Pixels are looked up in a table of colors with 5 bits per channel.
 _BITS = 5
 
@@ -77,6 +80,10 @@ class ColorShares:
     def clearly_lacks(self, name: str) -> bool:
         """Whether nobody would use this name for the object."""
         return self.possible[COLOR_NAMES.index(name)] <= _HARDLY_ANY
+
+    def shows(self, name: str) -> bool:
+        """Whether a part of the object surely has this color."""
+        return self.sure[COLOR_NAMES.index(name)] >= _A_PART
 
 
 @cache
@@ -109,16 +116,27 @@ def color_indices(pixels: np.ndarray) -> np.ndarray:
     return (red << 2 * _BITS) | (green << _BITS) | blue
 
 
-def measure_colors(indices: np.ndarray) -> ColorShares:
+def is_dim(indices: np.ndarray) -> bool:
+    """Whether a photo, of which [`color_indices`] are given, is so dark that all in it looks black or dark."""
+    sure, _ = _tables()
+    return bool(sure[indices, COLOR_NAMES.index("dark")].mean() > _DIM)
+
+
+def measure_colors(indices: np.ndarray, in_dim_light: bool = False) -> ColorShares:
     """
     Shares of the color names.
 
     Args:
         indices (`np.ndarray` of shape `(number_of_pixels,)`):
             What [`color_indices`] gave for the pixels of one object, at least one.
+        in_dim_light (`bool`, *optional*, defaults to `False`):
+            Whether nothing can surely be called black, dark or gray: see [`is_dim`].
     """
     sure, possible = _tables()
-    return ColorShares(_as_shares(sure[indices]), _as_shares(possible[indices]))
+    sure = sure[indices]
+    if in_dim_light:
+        sure[:, [COLOR_NAMES.index(name) for name in ("black", "dark", "gray")]] = False
+    return ColorShares(_as_shares(sure), _as_shares(possible[indices]))
 
 
 def _as_shares(found: np.ndarray) -> tuple[float, ...]:

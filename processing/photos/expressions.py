@@ -300,8 +300,8 @@ class ExpressionWriter:
             candidates = by_level[level]
             generator.shuffle(candidates)
             most, written = self.max_per_level, 0
-            # Two wordings of a meaning only once every meaning has one.
-            for candidate in (*candidates, *candidates):
+            # A second and a third wording of a meaning only once every meaning has one.
+            for candidate in (*candidates, *candidates, *candidates):
                 if written == most:
                     break
                 text = _word(candidate, present, generator)
@@ -324,15 +324,16 @@ class ExpressionWriter:
         left: dict[str, list[GradedExpression]] = {level: [] for level in LEVELS}
         for expression in expressions:
             left[expression.level].append(expression)
-        most = len(expressions) if self.max_per_image is None else self.max_per_image
-        if len(self.levels) > 1:
-            with_target = min(len(expressions) - len(left["absent"]), most)
-            most_absent = math.ceil(with_target * self.absent_share / (1 - self.absent_share))
-            left["absent"] = left["absent"][: min(most_absent, math.ceil(most * self.absent_share))]
+        most = len(expressions) if self.max_per_image is None else min(self.max_per_image, len(expressions))
         if self.max_per_image is not None:
             total = sum(LEVEL_WEIGHTS[level] for level in self.levels)
             for level in self.levels:
                 left[level] = left[level][: math.ceil(2 * LEVEL_WEIGHTS[level] / total * most)]
+        if len(self.levels) > 1:
+            with_target = sum(len(found) for level, found in left.items() if level != "absent")
+            most_absent = self.absent_share * min(with_target / (1 - self.absent_share), most)
+            # Rounded by lot: on average the share holds, and small numbers have their turn.
+            left["absent"] = left["absent"][: math.floor(most_absent + generator.random())]
         drawn: set[str] = set()
         while len(drawn) < most and any(left.values()):
             levels = [level for level in LEVELS if left[level]]
@@ -497,7 +498,7 @@ class ExpressionWriter:
             for color in measured.clear_colors():
                 if color not in _CLOTHING_COLORS if is_person else color == "dark" and category not in ANIMALS:
                     continue
-                if all(other.colors is not None and other.colors.clearly_lacks(color) for other in others):
+                if all(_clearly_lacks(other, color) for other in others):
                     yield _Candidate("color", (item,), _in_color(is_person, color), category)
 
     def _sides(
@@ -776,6 +777,14 @@ def _with_ordinals(templates: Iterable[str], place: int) -> tuple[str, ...]:
     """Templates with a place in words and, half as often, in digits."""
     words, digits = ORDINAL_WORDS[place], ORDINAL_NUMERALS[place]
     return tuple(template.replace("{nth}", nth) for template in templates for nth in (words, words, digits))
+
+
+def _clearly_lacks(item: SceneObject, color: str) -> bool:
+    """Whether nobody would call an object, or what a person wears, by a color."""
+    if item.clothing is not None and item.colors is not None:
+        # Hair and trousers have a color too.
+        return item.clothing.clearly_lacks(color) and not item.colors.shows(color)
+    return item.colors is not None and item.colors.clearly_lacks(color)
 
 
 def _in_color(is_person: bool, color: str) -> tuple[str, ...]:

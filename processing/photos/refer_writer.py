@@ -193,12 +193,12 @@ def write_coco_refer_folder(
         validation_share (`float`, *optional*, defaults to 0.0):
             Share of the images for the split `val`.
         validation_image_ids (`Collection`, *optional*):
-            Images for the split `val`, whatever the share. Photos of that split are neither changed nor pasted into
-            training images.
+            Images for the split `val`, whatever the share. Photos of that split stay as they are, and nothing of them
+            is pasted into training images.
         max_images (`int`, *optional*):
             Use no more than this many photos of each source, those of lowest id.
         pasted_images (`int`, *optional*, defaults to 0):
-            Additional images to make by pasting objects of one photo into another of the same split, so that nouns
+            Additional training images to make by pasting objects of one training photo into another, so that nouns
             alone no longer decide: see [`~processing.photos.paste_objects`].
         longest_side (`int`, *optional*):
             Most pixels of the longer side of versions and pasted images.
@@ -356,22 +356,18 @@ class _ImageMaker:
             yield self._new_image(version, "version", [photo.image["id"]], photo.split, photo.source.persons_only)
 
     def pasted(self, photos: Sequence[_Photo], count: int) -> Iterator[_NewImage]:
-        """Photos with objects of others pasted in; fewer than `count` where hardly any object is worth pasting."""
+        """Training photos with objects of others pasted in; fewer where hardly any object is worth pasting."""
         by_id = {photo.image["id"]: photo for photo in photos}
 
         def open_photo(identifier: int) -> Image.Image:
             with Image.open(by_id[identifier].path) as file:
                 return file.convert("RGB")
 
-        cutouts = {
-            split: CutoutCollection(
-                ((photo.image, photo.annotations) for photo in photos if photo.split == split),
-                self.categories,
-                open_photo,
-            )
-            for split in ("train", "val")
-        }
-        canvases = [photo for photo in photos if not photo.source.persons_only]
+        sources = [photo for photo in photos if photo.split == "train"]
+        cutouts = CutoutCollection(
+            ((photo.image, photo.annotations) for photo in sources), self.categories, open_photo
+        )
+        canvases = [photo for photo in sources if not photo.source.persons_only]
         made = 0
         for number in range(count * _TRIES_PER_PASTED_IMAGE if canvases else 0):
             if made == count:
@@ -379,14 +375,14 @@ class _ImageMaker:
             generator = random.Random(f"{self.seed}:paste:{number}")
             photo = generator.choice(canvases)
             canvas = photo.read()
-            if photo.split == "train" and photo.source.versions:
+            if photo.source.versions:
                 canvas = augment_photo(canvas, generator, self.longest_side)
             else:
                 canvas = resize_photo(canvas, fit_size(canvas.pixels.size, self.longest_side))
-            image, sources = paste_objects(canvas, photo.image["id"], cutouts[photo.split], generator)
-            if sources:
+            image, pasted_from = paste_objects(canvas, photo.image["id"], cutouts, generator)
+            if pasted_from:
                 made += 1
-                yield self._new_image(image, "pasted", [photo.image["id"], *sources], photo.split)
+                yield self._new_image(image, "pasted", [photo.image["id"], *pasted_from], photo.split)
 
     def _new_image(
         self, photo: AnnotatedPhoto, kind: str, sources: Sequence[int], split: str, persons_only: bool = False
