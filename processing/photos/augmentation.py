@@ -86,7 +86,7 @@ def _transform(
             continue
         mask = np.asarray(Image.fromarray(inside.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) >= 128
         if mask.any():
-            share = item.visible_share * visible / np.count_nonzero(item.mask)
+            share = item.visible_share * float(visible / np.count_nonzero(item.mask))
             objects.append(PhotoObject(item.category_id, mask[:, ::-1] if is_flipped else mask, item.is_crowd, share))
     return AnnotatedPhoto(
         pixels.transpose(flip) if is_flipped else pixels, tuple(objects), photo.has_true_colors, photo.has_pasted

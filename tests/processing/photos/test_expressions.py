@@ -451,10 +451,156 @@ def test_limits():
     for options, message in (
         ({"levels": ("colors",)}, "unknown levels"),
         ({"max_per_level": 0}, "max_per_level"),
+        ({"max_per_image": 0}, "max_per_image"),
         ({"absent_share": 1.0}, "absent_share"),
     ):
         with pytest.raises(ValueError, match=message):
             ExpressionWriter(VOCABULARY, **options)
+
+
+def person(identifier, left, *, top=40, bottom=240, width=60, **options):
+    area = width * (bottom - top)
+    return SceneObject(identifier, "person", left, top, left + width, bottom, area, **options)
+
+
+def box(identifier, category, left, top, right, bottom, **options):
+    return SceneObject(identifier, category, left, top, right, bottom, (right - left) * (bottom - top), **options)
+
+
+def test_a_color_tells_objects_apart_only_where_the_others_clearly_lack_it():
+    red, blue, unclear = SHARES[1], SHARES[2], SHARES[4]
+
+    def texts(*colors):
+        cars = [box(i, "car", 10 + 130 * i, 100, 110 + 130 * i, 160, colors=own) for i, own in enumerate(colors)]
+        return texts_by_level(Scene(7, WIDTH, HEIGHT, tuple(cars)))
+
+    found = texts(red, blue, blue)
+    assert found["color"] == {"red car": (0,)}
+    assert found["count"]["blue cars"] == (1, 2)
+    assert found["absent"]["green car"] == ()
+    assert "color" not in texts(red, unclear, blue) or "red car" not in texts(red, unclear, blue)["color"]
+    assert "color" not in texts(red, red)
+    assert texts(red)["color"] == {"red car": (0,)}
+    assert texts(red)["absent"]["blue car"] == ()
+    assert not any("red" in text for text in texts(red)["absent"])
+    assert not any("car" in text and "blue" in text for text in texts(unclear).get("absent", {}))
+    assert "color" not in texts(None)
+
+
+def test_a_truck_that_is_blue_could_pass_for_the_blue_car():
+    vocabulary = {**VOCABULARY, "truck": "thing"}
+    scene = Scene(
+        7,
+        WIDTH,
+        HEIGHT,
+        (box(0, "car", 10, 100, 110, 160, colors=SHARES[1]), box(1, "truck", 200, 90, 320, 200, colors=SHARES[2])),
+    )
+    for seed in range(40):
+        for expression in ExpressionWriter(vocabulary, seed=seed).write(scene):
+            assert expression.level != "absent" or "blue" not in expression.text
+
+
+def test_people_are_told_apart_by_what_they_wear_and_carry():
+    people = (
+        person(0, 20, colors=SHARES[1], clothing=SHARES[1]),
+        person(1, 170, colors=SHARES[2], clothing=SHARES[2]),
+        person(2, 320, colors=SHARES[2], clothing=SHARES[2]),
+        box(3, "umbrella", 160, 10, 240, 60),
+    )
+    scene = Scene(7, WIDTH, HEIGHT, people, touching=frozenset({frozenset((1, 3))}))
+    found = texts_by_level(scene)
+    assert found["color"]["person in red"] == (0,)
+    assert found["color"]["red top"] == (0,)
+    assert found["relation"]["person with umbrella"] == (1,)
+    assert "person in green" in found["absent"]
+    assert not any(re.search(r"in (red|blue)", text) for text in found["absent"])
+    both = replace(scene, touching=frozenset({frozenset((1, 3)), frozenset((2, 3))}))
+    assert "person with umbrella" not in texts_by_level(both).get("relation", {})
+    assert "person with umbrella" not in texts_by_level(replace(scene, has_pasted=True)).get("relation", {})
+
+
+def test_a_rider_is_on_the_horse():
+    rider, horse, walker = person(0, 120, top=20, bottom=160), box(1, "horse", 60, 100, 260, 260), person(2, 330)
+    scene = Scene(7, WIDTH, HEIGHT, (rider, horse, walker), touching=frozenset({frozenset((0, 1))}))
+    relations = texts_by_level(scene)["relation"]
+    assert relations["person on horse"] == (0,)
+    assert not any(re.search("in front of|behind", text) and ids == (0,) for text, ids in relations.items())
+
+
+def test_depth_is_told_by_the_lower_edge():
+    dogs = (box(0, "dog", 20, 150, 180, 290), box(1, "dog", 200, 120, 260, 180), box(2, "car", 190, 60, 330, 150))
+    found = texts_by_level(Scene(7, WIDTH, HEIGHT, dogs))
+    assert found["position"]["dog in front"] == (0,)
+    assert found["position"]["closest dog"] == (0,)
+    assert found["position"]["dog in back"] == (1,)
+    assert found["relation"]["dog in front of car"] == (1,)
+    pasted = texts_by_level(Scene(7, WIDTH, HEIGHT, dogs, has_pasted=True))
+    assert "dog in front" not in pasted["position"]
+    flying = tuple(replace(item, category="kite") for item in dogs[:2])
+    assert "kite in front" not in texts_by_level(Scene(7, WIDTH, HEIGHT, flying))["position"]
+
+
+def test_the_noun_is_left_out_only_where_its_category_fills_the_picture():
+    zebras = (
+        box(0, "zebra", 10, 100, 110, 200),
+        box(1, "zebra", 150, 100, 250, 200),
+        box(2, "zebra", 290, 90, 390, 220),
+    )
+    alone = texts_by_level(Scene(7, WIDTH, HEIGHT, zebras))["position"]
+    assert alone["far left"] == alone["leftmost one"] == alone["leftmost zebra"] == (0,)
+    assert alone["second from left"] == (1,)
+    crowded = texts_by_level(Scene(7, WIDTH, HEIGHT, (*zebras, box(3, "car", 20, 10, 120, 90))))["position"]
+    assert all("zebra" in text for text in crowded)
+
+
+def test_nothing_is_on_the_left_that_lies_on_the_right():
+    cups = (box(0, "cup", 220, 100, 280, 160), box(1, "cup", 320, 100, 390, 160))
+    found = texts_by_level(Scene(7, WIDTH, HEIGHT, cups))["position"]
+    assert found["left cup"] == (0,)
+    assert "cup on left" not in found
+    assert found["cup on right"] == (1,)
+
+
+def test_what_a_crop_left_of_an_object_counts_but_is_no_target():
+    """Two dogs, of one of which a paw is to be seen: none is the only dog, and neither is absent."""
+    dogs = (box(0, "dog", 20, 100, 180, 220), box(1, "dog", 380, 150, 400, 250, is_cut=True))
+    found = texts_by_level(Scene(7, WIDTH, HEIGHT, dogs))
+    assert "category" not in found
+    assert found["position"]["left dog"] == (0,)
+    assert all(ids != (1,) for texts in found.values() for ids in texts.values())
+    assert found["count"]["all dogs"] == (0, 1)
+    assert not any(text.startswith("dog") and ids == () for text, ids in found["absent"].items() if " " not in text)
+
+
+def test_of_photos_with_persons_only_nothing_else_is_said():
+    scene = Scene(7, WIDTH, HEIGHT, (person(0, 20, colors=SHARES[1], clothing=SHARES[1]),), persons_only=True)
+    found = texts_by_level(scene)
+    assert set(found) == {"category", "color"}
+    assert set(found["category"]) == {"person"}
+    assert "person in red" in found["color"]
+
+
+def test_most_per_image_keeps_the_levels_in_proportion():
+    limited = ExpressionWriter(VOCABULARY, max_per_level=50, max_per_image=14)
+    for image_id in range(20):
+        expressions = limited.write(replace(KITCHEN, image_id=image_id))
+        assert len(expressions) == 14
+        counts = {level: sum(expression.level == level for expression in expressions) for level in LEVELS}
+        assert counts["count"] <= 2
+        assert counts["absent"] <= 3
+        assert counts["position"] >= 1
+
+
+def test_no_expression_tells_gender_or_identity():
+    names = {noun for names in map(category_names, ("person", *CATEGORIES)) for pair in names for noun in pair}
+    assert not names & {"man", "woman", "guy", "girl", "boy", "lady", "men", "women", "he", "she"}
+
+
+def test_names_that_fit_two_things_are_said_of_neither_where_both_are():
+    assert "bike" in {name for name, _ in category_names("bicycle")}
+    assert "bike" not in {name for name, _ in category_names("bicycle", {"motorcycle", "bicycle"})}
+    assert {name for name, _ in category_names("tv")} >= {"television", "screen", "monitor"}
+    assert not {"screen", "monitor"} & {name for name, _ in category_names("tv", {"tv", "laptop"})}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from PIL import Image
 from processing.data.masks import decode_mask, encode_mask, mask_area, to_rle
 from processing.data.referring_datasets import load_referring_dataset
 from processing.data.run import main
+from processing.photos.color_names import color_indices, measure_colors
 from processing.photos.expressions import LEVELS
 from processing.photos.refer_writer import (
     REFERENCES_FILE,
@@ -189,6 +190,96 @@ def test_splits_never_share_objects(photos):
             assert split_of[source] == split_of[image["id"]]
     both = [set(load_referring_dataset(photos / "refer", split)["image_id"]) for split in ("train", "val")]
     assert not both[0] & both[1]
+
+
+def test_versions_take_the_place_of_training_photos(photos):
+    source = CocoPhotos(photos / "instances.json", photos / "photos", versions=3)
+    for name in ("first", "second"):
+        counts = write_coco_refer_folder(
+            source, photos / name, validation_image_ids=["2"], longest_side=100, pasted_images=4
+        )
+    assert files_of(photos / "first") == files_of(photos / "second")
+    written = json.loads((photos / "first" / "instances.json").read_text())
+    versions = [image for image in written["images"] if image["file_name"].startswith("version_")]
+    assert len(versions) == 3 * 5
+    assert [image["id"] for image in written["images"] if "source_image_ids" not in image] == [2]
+    assert not any(2 in image.get("source_image_ids", ()) for image in written["images"])
+    for image in written["images"][:1] + versions:
+        path = photos / "first" / "images" / image["file_name"]
+        if image in versions:
+            assert max(image["width"], image["height"]) <= 100
+            assert Image.open(path).size == (image["width"], image["height"])
+    whole = [image for image in versions if (image["width"], image["height"]) == (100, 75)]
+    assert len(whole) >= 5  # the first of each photo is the photo itself
+    assert counts["images"] <= 1 + 15 + 4
+    rows = load_referring_dataset(photos / "first", "val", on_bad_row="raise", check_images=True)
+    assert list(rows["image_id"]) == ["2"]
+    rows = load_referring_dataset(photos / "first", "train", on_bad_row="raise", check_images=True)
+    assert len(rows) == counts["images"] - 1
+
+
+def test_of_photos_with_persons_only_nothing_else_is_written(photos, tmp_path):
+    pixels = np.full((120, 160, 3), 150, dtype=np.uint8)
+    pixels[20:110, 50:90] = (210, 20, 20)
+    (tmp_path / "people").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "people" / "000000000050.jpg", quality=95)
+    instances = json.loads((photos / "instances.json").read_text())
+    table = {
+        "images": [{"id": 50, "file_name": "000000000050.jpg", "height": 120, "width": 160}],
+        "annotations": [
+            {
+                "id": 1000,
+                "image_id": 50,
+                "category_id": 3,
+                "segmentation": [[50, 20, 90, 20, 90, 110, 50, 110]],
+                "bbox": [50, 20, 40, 90],
+                "area": 3600,
+                "iscrowd": 0,
+            }
+        ],
+        "categories": instances["categories"],
+    }
+    (tmp_path / "people.json").write_text(json.dumps(table))
+    people = CocoPhotos(tmp_path / "people.json", tmp_path / "people", versions=2, persons_only=True)
+    main(
+        [
+            *("photos", str(photos / "instances.json"), str(photos / "photos"), str(photos / "refer"), "--paste", "6"),
+            *("--persons-only", str(people.instances_file), str(people.image_folder), "--persons-only-versions", "2"),
+        ]
+    )
+    written = json.loads((photos / "refer" / "instances.json").read_text())
+    sources = {image["id"]: image.get("source_image_ids", [image["id"]]) for image in written["images"]}
+    references = json.loads((photos / "refer" / REFERENCES_FILE).read_text())
+    of_people = [reference for reference in references if sources[reference["image_id"]] == [50]]
+    assert len({reference["image_id"] for reference in of_people}) == 2
+    assert {sentence["level"] for reference in of_people for sentence in reference["sentences"]} <= {
+        "category",
+        "color",
+    }
+    assert all(reference["category_id"] == [3] for reference in of_people)
+    clash = {**table, "images": [{**table["images"][0], "id": 1}]}
+    (tmp_path / "people.json").write_text(json.dumps(clash))
+    with pytest.raises(ValueError, match="share ids"):
+        write_coco_refer_folder([CocoPhotos(photos / "instances.json", photos / "photos"), people], photos / "clash")
+    (tmp_path / "people.json").write_text(json.dumps({**table, "categories": table["categories"][:2]}))
+    with pytest.raises(ValueError, match="differ in their categories"):
+        write_coco_refer_folder([CocoPhotos(photos / "instances.json", photos / "photos"), people], photos / "clash")
+
+
+def test_colors_are_those_of_the_photo(photos):
+    """The objects are rectangles of one color, so whatever color is named must be the color of that rectangle."""
+    write(photos, levels=["color"], max_per_level=20)
+    written = json.loads((photos / "refer" / "instances.json").read_text())
+    annotations = {item["id"]: item for item in written["annotations"]}
+    references = json.loads((photos / "refer" / REFERENCES_FILE).read_text())
+    assert references
+    for reference in references:
+        pixels = np.asarray(Image.open(photos / "photos" / reference["file_name"]))
+        (identifier,) = reference["ann_id"]
+        mask = decode_mask(to_rle(annotations[identifier]["segmentation"], 120, 160))
+        clear = measure_colors(color_indices(pixels)[mask]).clear_colors()
+        for sentence in reference["sentences"]:
+            assert any(color in sentence["tokens"] for color in clear)
 
 
 def test_share_of_validation_images():
