@@ -54,17 +54,23 @@ class ONNXReferringModel(nn.Module):
         """Asked by every pipeline."""
         return False
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> dict[str, Any]:
+    def get_image_features(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> dict[str, Any]:
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): At the size of the export.
+            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*): All 1.
 
         Returns:
             What the decoder takes of the image, by the names of its inputs.
 
         Raises:
-            ValueError: If the size differs from that of the export.
+            ValueError: If the size differs from that of the export, or images are padded.
         """
+        if pixel_mask is not None and not pixel_mask.all():
+            raise ValueError(
+                "The graphs would read the padding of an image as a part of it: set `keep_aspect_ratio=False` in the"
+                " image processor."
+            )
         (image,) = self.encoder.get_inputs()
         if list(pixel_values.shape[1:]) != list(image.shape[1:]):
             raise ValueError(

@@ -92,6 +92,15 @@ def test_another_size_is_refused(exported: Path) -> None:
         ONNXReferringModel(exported).get_image_features(torch.zeros(1, 3, 32, 64))
 
 
+def test_padded_images_are_refused(exported: Path) -> None:
+    model, pixel_values, pixel_mask = ONNXReferringModel(exported), torch.zeros(1, 3, 64, 64), torch.ones(1, 64, 64)
+    whole = model.get_image_features(pixel_values, pixel_mask)
+    assert whole.keys() == model.get_image_features(pixel_values).keys()
+    pixel_mask[:, 40:] = 0
+    with pytest.raises(ValueError, match="keep_aspect_ratio=False"):
+        model.get_image_features(pixel_values, pixel_mask)
+
+
 def test_missing_graphs_are_named(checkpoint: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"jmceln export` and `--int8` first"):
         ONNXReferringModel(checkpoint, quantized=True)
