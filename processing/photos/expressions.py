@@ -466,10 +466,13 @@ class ExpressionWriter:
                 "size", (item,), templates, category, can_leave_noun_out=self._fills_picture(scene, item)
             )
 
-        # What hides half of an object makes its visible area small, not the object: the box has a say too.
+        # What hides half of an object makes its visible area small, not the object: the box has a say too, and an
+        # object that the edge of the picture cuts may be of any size.
         line = sorted(items, key=lambda item: item.area)
         clear = [
-            after.area >= self.margins.area_ratio * before.area and after.box_area >= before.box_area
+            after.area >= self.margins.area_ratio * before.area
+            and after.box_area >= before.box_area
+            and not scene.is_at_edge(before)
             for before, after in itertools.pairwise(line)
         ]
         if len(line) == 2:
@@ -641,7 +644,7 @@ class ExpressionWriter:
             templates: tuple[str, ...] = ("all the {xs}", "every {x}", "all {xs}", "each {x}", "the {xs}")
             are_visible = all(self._is_target(scene, item) for item in items)
             if category in countable and are_visible and len(items) == 2:
-                templates = ("both {xs}", "the two {xs}", "all the {xs}", "the {xs}", "both of the {xs}")
+                templates = ("both {xs}", "the two {xs}", "all the {xs}", "the {xs}")
             elif category in countable and are_visible and len(items) < len(NUMBER_WORDS):
                 templates += (f"the {NUMBER_WORDS[len(items)]} {{xs}}", f"all {NUMBER_WORDS[len(items)]} {{xs}}")
             if category == "person":

@@ -9,7 +9,11 @@ from .wording import CARRIED, ENTERED, GROUNDED, SUPPORTS
 
 @dataclass(frozen=True)
 class SideRelation:
-    """A side of an anchor: its words, and whether an object clearly lies there or clearly does not, by a slack."""
+    """
+    A side of an anchor: its words, and whether an object clearly lies there or clearly does not, by a slack.
+
+    An object that reaches far beyond the anchor on that side does not clearly lie elsewhere, wherever its center is.
+    """
 
     words: tuple[str, ...]
     holds: Callable[[SceneObject, SceneObject, float], bool]
@@ -20,22 +24,24 @@ SIDE_RELATIONS = (
     SideRelation(
         ("left of", "to the left of", "on the left of"),
         lambda item, anchor, slack: item.center_x <= anchor.left - slack and item.right <= anchor.center_x,
-        lambda item, anchor, slack: item.center_x >= anchor.left + slack,
+        lambda item, anchor, slack: item.center_x >= anchor.left + slack and item.left >= anchor.left - 2 * slack,
     ),
     SideRelation(
         ("right of", "to the right of", "on the right of"),
         lambda item, anchor, slack: item.center_x >= anchor.right + slack and item.left >= anchor.center_x,
-        lambda item, anchor, slack: item.center_x <= anchor.right - slack,
+        lambda item, anchor, slack: item.center_x <= anchor.right - slack and item.right <= anchor.right + 2 * slack,
     ),
     SideRelation(
         ("above", "higher than"),
         lambda item, anchor, slack: item.center_y <= anchor.top - slack and item.bottom <= anchor.center_y,
-        lambda item, anchor, slack: item.center_y >= anchor.top + slack,
+        lambda item, anchor, slack: item.center_y >= anchor.top + slack and item.top >= anchor.top - 2 * slack,
     ),
     SideRelation(
         ("below", "lower than"),
         lambda item, anchor, slack: item.center_y >= anchor.bottom + slack and item.top >= anchor.center_y,
-        lambda item, anchor, slack: item.center_y <= anchor.bottom - slack,
+        lambda item, anchor, slack: (
+            item.center_y <= anchor.bottom - slack and item.bottom <= anchor.bottom + 2 * slack
+        ),
     ),
 )
 OPPOSITE_SIDES = (SIDE_RELATIONS[1], SIDE_RELATIONS[0], SIDE_RELATIONS[3], SIDE_RELATIONS[2])

@@ -71,3 +71,10 @@ class Scene:
     def touch(self, first: SceneObject, second: SceneObject) -> bool:
         """Whether the masks of two objects touch."""
         return frozenset((first.annotation_id, second.annotation_id)) in self.touching
+
+    def is_at_edge(self, item: SceneObject) -> bool:
+        """Whether an object reaches the edge of the picture, which may then cut it."""
+        slack = 0.01 * min(self.width, self.height)
+        return (
+            min(item.left, item.top) <= slack or item.right >= self.width - slack or item.bottom >= self.height - slack
+        )

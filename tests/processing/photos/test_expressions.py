@@ -190,7 +190,7 @@ class Reader:
         return [item for item, shares in measured if shares is not None and shares.sure[place] >= 0.5]
 
     def find_several(self, text):
-        if re.fullmatch(f"(all|both|both of) {self.many}|(every|each) {self.one}", text):
+        if re.fullmatch(f"(all|both) {self.many}|(every|each) {self.one}", text):
             return self.of(self.category(text))
         match = re.fullmatch(f"(all )?(?P<n>{'|'.join(NUMBERS)}) {self.many}", text)
         if match:
@@ -551,6 +551,21 @@ def test_the_noun_is_left_out_only_where_its_category_fills_the_picture():
     assert alone["second from left"] == (1,)
     crowded = texts_by_level(Scene(7, WIDTH, HEIGHT, (*zebras, box(3, "car", 20, 10, 120, 90))))["position"]
     assert all("zebra" in text for text in crowded)
+
+
+def test_what_the_edge_cuts_is_not_the_smaller_one():
+    big, cut = box(0, "dog", 40, 60, 240, 260), box(1, "dog", 340, 100, 400, 200)
+    assert "size" not in texts_by_level(Scene(7, WIDTH, HEIGHT, (big, cut)))
+    whole = replace(cut, left=330, right=390)
+    assert texts_by_level(Scene(7, WIDTH, HEIGHT, (big, whole)))["size"]["bigger dog"] == (0,)
+
+
+def test_a_big_object_that_reaches_above_could_be_the_one_above():
+    fork, far, near = box(0, "cup", 180, 150, 210, 180), person(1, 300, top=60, bottom=120), person(2, 60, top=20)
+    relations = texts_by_level(Scene(7, WIDTH, HEIGHT, (fork, far, near))).get("relation", {})
+    assert "person above cup" not in relations
+    low = replace(near, top=150)
+    assert texts_by_level(Scene(7, WIDTH, HEIGHT, (fork, far, low)))["relation"]["person above cup"] == (1,)
 
 
 def test_nothing_is_on_the_left_that_lies_on_the_right():
