@@ -43,7 +43,8 @@ tags:
 
 A small JMCELN ({parameters:.2f} M parameters) for the project's synthetic benchmark: scenes of eight to twelve shapes,
 {size} x {size} pixels, and expressions from "the small striped red star" to "the star left of the ring above the box".
-It is for trying the package out, for tests and for experiments. **It knows nothing of photographs.**
+Use it to try the package, for tests and for experiments. **It knows nothing about photos**; for these there is
+`checkpoints/jmceln-photos`.
 
 ```python
 from transformers import pipeline
@@ -54,42 +55,42 @@ pipe("scene.png", ["the red star", "the leftmost ring"])
 
 ## How it was made
 
-With the code of this folder's project, in this order:
+With the code of this project, in this order:
 
 ```bash
 python scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
 {trainings}
 ```
 
-- The first command teaches the backbone what shapes are, without expressions; the others train the whole model, on
-  {images:,} scenes of the split `train` in all, made as they are read, with eight expressions each and none seen
-  twice. The last one draws the levels that are learned last more often than the others.
+- The first command trains the backbone to recognize shapes, without expressions. The others train the whole model, on
+  {images:,} scenes of the split `train` in total, with eight expressions each. Scenes are made as they are read, and
+  none appears twice. The last command draws the levels that are learned last more often than the others.
 {runs}
-- `configs/shapes.yaml` was trained at commit 8c5d026, when stages did not yet compare what a pixel shows with what the
-  masks cover; those parts were new in the last run.
+- `configs/shapes.yaml` was trained at commit 8c5d026, when stages did not yet compare each pixel with the area
+  under the previous masks; those parts were new in the last run.
 - The last run took {machine} (since it was last started); torch {torch}, transformers {transformers}.
 
 ## Scores
 
-On the split `test`: {expressions:,} expressions on {test_images:,} scenes, none of them in training. In percent; masks
-at the size of the image; controls replace the expressions, and a model that reads must fall on them.
+On the split `test`: {expressions:,} expressions on {test_images:,} scenes, none of them in training. In percent, with
+masks at the size of the image. Controls replace the expressions; the scores of a model that reads must fall on them.
 
 {table}
 
 Perfect logits at the stride of the model's last stage ({stride}), enlarged bilinearly, would score mIoU {ceiling:.3f}
-on these masks; the model's learned upsampling is not bound by it.
+on these masks; the model's learned upsampling can exceed this.
 
 ```bash
 {command}
 ```
 
-(The folder of the run holds the weights that lie here.)
+(The folder of the run holds the weights of this folder.)
 
 ## Limits
 
-English of the benchmark's grammar alone: {words} words, others are unknown to it. Plain shapes on plain or noisy
-backgrounds, {size} x {size}. Chains of three objects and what compares an attribute of two ("the same colour as") are
-understood least.
+The model knows only the English of the benchmark's grammar, {words} words. It has seen only plain shapes on plain or
+noisy backgrounds, {size} x {size}. It understands chains of three objects and comparisons of an attribute ("the same
+colour as") least.
 """
 
 CONFIGURATIONS = ("configs/shapes.yaml", "configs/shapes_hard.yaml")
