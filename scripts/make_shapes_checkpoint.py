@@ -90,7 +90,7 @@ on these masks; the model's learned upsampling can exceed this.
 
 The model knows only the English of the benchmark's grammar, {words} words. It has seen only plain shapes on plain or
 noisy backgrounds, {size} x {size}. It understands chains of three objects and comparisons of an attribute ("the same
-colour as") least.
+color as") least.
 """
 
 CONFIGURATIONS = ("configs/shapes.yaml", "configs/shapes_hard.yaml")
