@@ -329,6 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
 
     print(f"Teaching {SHAPES_MODEL.name} {len(set(NEW_WORDS.values()))} new words, for example in:")
     print("\n".join(f"  {text}" for text in test_rows[0]["expressions"][:3]))
+    print("First it is asked as it is, and warns of every word that it does not know.")
     before, english = ask_all(model, processor, test_rows), ask_all(model, processor, test_rows, "english")
     training = time.perf_counter()
     fine_tune(model, processor, train_rows, settings.max_steps, settings.output_dir / "model")
