@@ -4,7 +4,14 @@
 from transformers import AutoConfig, AutoModel
 
 from .configuration_jmceln import JMCELNConfig
-from .modeling_jmceln import JMCELNImageFeatures, JMCELNModel, JMCELNOutput, JMCELNPreTrainedModel
+from .modeling_jmceln import (
+    JMCELNForReferringSegmentation,
+    JMCELNImageFeatures,
+    JMCELNModel,
+    JMCELNOutput,
+    JMCELNPreTrainedModel,
+    JMCELNTextFeatures,
+)
 
 
 __version__ = "0.1.0"
@@ -12,4 +19,12 @@ __version__ = "0.1.0"
 AutoConfig.register(JMCELNConfig.model_type, JMCELNConfig, exist_ok=True)
 AutoModel.register(JMCELNConfig, JMCELNModel, exist_ok=True)
 
-__all__ = ["JMCELNConfig", "JMCELNImageFeatures", "JMCELNModel", "JMCELNOutput", "JMCELNPreTrainedModel"]
+__all__ = [
+    "JMCELNConfig",
+    "JMCELNForReferringSegmentation",
+    "JMCELNImageFeatures",
+    "JMCELNModel",
+    "JMCELNOutput",
+    "JMCELNPreTrainedModel",
+    "JMCELNTextFeatures",
+]

@@ -95,6 +95,26 @@ class JMCELNAttention(nn.Module):
         return self.o_proj(attention_output), attention_weights if output_attentions else None
 
 
+def matched_reading(
+    attention: JMCELNAttention,
+    gate: nn.Linear,
+    queries: torch.Tensor,
+    sources: torch.Tensor,
+    attention_bias: torch.Tensor,
+) -> torch.Tensor:
+    """
+    What pixels read, times what they show, as in the pixel-word attention of LAVT (Yang et al., 2022): whether both
+    agree is a product, and a sum learns it late.
+
+    Args:
+        attention, gate: Of the layer.
+        queries (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+        sources (`torch.Tensor` of shape `(batch, num_sources, hidden)`): Words, or words and context tokens.
+        attention_bias (`torch.Tensor` of shape `(batch, 1, 1, num_sources)`): Very negative at padding.
+    """
+    return attention(queries, sources, sources, attention_bias)[0] * gate(queries)
+
+
 def pool_maps(tokens: torch.Tensor, map_sizes: Sequence[tuple[int, int]], limit: int) -> torch.Tensor:
     """
     Averages neighbouring cells of each map until it has at most `limit` rows and columns.
@@ -179,7 +199,8 @@ def rotate(states: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Turns each pair of channels `(i, i + head_dim / 2)` of `(..., places, head_dim)` by `(places, head_dim / 2)`."""
     cosines, sines = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
     first, second = states.chunk(2, dim=-1)
-    return torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
+    turned = torch.cat([second, first], dim=-1) * torch.cat([-sines, sines], dim=-1)
+    return torch.addcmul(turned, states, torch.cat([cosines, cosines], dim=-1))
 
 
 class JMCELNFeedForward(nn.Module):

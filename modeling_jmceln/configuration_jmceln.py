@@ -29,19 +29,23 @@ class JMCELNConfig(PretrainedConfig):
 
     Args:
         backbone_config (`PretrainedConfig` or `dict`, *optional*):
-            Configuration of an [`AutoBackbone`] that returns three or four feature maps, each at twice the stride of
-            the one before. Defaults to Swin-B.
+            Configuration of the vision encoder: of an [`AutoBackbone`] that returns three or four feature maps, each
+            at twice the stride of the one before; or, with `feature_indices` or `num_prefix_tokens`, of an
+            [`AutoModel`]. Defaults to Swin-B.
         text_config (`PretrainedConfig` or `dict`, *optional*):
             Configuration of an [`AutoModel`] text encoder with a `last_hidden_state`. Defaults to BERT-base.
         feature_strides (`list[int]`, *optional*):
             Strides of the backbone's feature maps in input pixels, fine to coarse. Defaults to the last entries of
             4, 8, 16, 32. The two coarsest carry the reasoning; masks are predicted up to the finest.
         feature_indices (`list[int]`, *optional*):
-            For a vision model that is no [`AutoBackbone`]: which of its hidden states are the feature maps, fine to
-            coarse; the index after the last hidden state means `last_hidden_state`. [`JMCELNModel`] finds them in
-            `from_vision_text_pretrained`.
+            For a vision model without a backbone class, whose hidden states get coarser with depth: which of them are
+            the feature maps, fine to coarse; the index after the last hidden state means `last_hidden_state`.
+            [`JMCELNModel`] finds them in `from_vision_text_pretrained`, as the two fields below.
         feature_channels (`list[int]`, *optional*):
             Channels of the maps that `feature_indices` names.
+        num_prefix_tokens (`int`, *optional*):
+            For a plain vision transformer: how many class and register tokens come before those of its patches. Its
+            last map becomes a pyramid.
         num_categories (`int`, *optional*, defaults to 0):
             Categories of the detector that the vision model was taken from, if its class heads are used: so many
             channels join the two coarsest maps.
@@ -112,6 +116,7 @@ class JMCELNConfig(PretrainedConfig):
     feature_strides: list[int]
     feature_indices: list[int] | None
     feature_channels: list[int] | None
+    num_prefix_tokens: int | None
     num_categories: int
     hidden_size: int
     mask_feature_size: int
@@ -141,6 +146,7 @@ class JMCELNConfig(PretrainedConfig):
         feature_strides=None,
         feature_indices=None,
         feature_channels=None,
+        num_prefix_tokens=None,
         num_categories=0,
         hidden_size=256,
         mask_feature_size=128,
@@ -183,13 +189,8 @@ class JMCELNConfig(PretrainedConfig):
         self.num_categories = num_categories
         if (feature_indices is None) != (feature_channels is None):
             raise ValueError("`feature_indices` and `feature_channels` belong together; give both or neither.")
-        num_features = len(self.feature_indices or getattr(self.backbone_config, "out_features", None) or [])
-        if num_features < 3:
-            raise ValueError(
-                f"The backbone `{self.backbone_config.model_type}` must return three or four feature maps, but its"
-                f" `out_features` are {getattr(self.backbone_config, 'out_features', None)}. Name the last four"
-                " stages, for example `out_features=['stage1', 'stage2', 'stage3', 'stage4']`."
-            )
+        self.num_prefix_tokens = num_prefix_tokens
+        num_features = self._count_features()
         self.feature_strides = (
             [4 * 2**level for level in range(4)][-num_features:] if feature_strides is None else list(feature_strides)
         )
@@ -227,6 +228,23 @@ class JMCELNConfig(PretrainedConfig):
             },
         )
         super().__init__(**kwargs)
+
+    def _count_features(self) -> int:
+        if self.num_prefix_tokens is not None:
+            return 4
+        if self.feature_indices is not None:
+            return len(self.feature_indices)
+        # timm names its stages only when the model is built.
+        field = "out_indices" if self.backbone_config.model_type == "timm_backbone" else "out_features"
+        features = getattr(self.backbone_config, field, None)
+        if features is None or len(features) < 3:
+            raise ValueError(
+                f"The backbone `{self.backbone_config.model_type}` must return three or four feature maps, but its"
+                f" `{field}` are {features}. Name the last four stages, for example"
+                " `out_features=['stage1', 'stage2', 'stage3', 'stage4']`, or let"
+                " `JMCELNModel.from_vision_text_pretrained` find them."
+            )
+        return len(features)
 
     def _validate_fields(self, num_features: int) -> None:
         for name in (
@@ -269,7 +287,6 @@ class JMCELNConfig(PretrainedConfig):
         if self.feature_strides[0] < 1 or not doubles:
             raise ValueError(
                 f"Each entry of `feature_strides` must be twice the one before it, got {self.feature_strides}."
-                " Backbones with a single stride (plain vision transformers) are not supported."
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout!r}.")

@@ -1,16 +1,14 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 """PyTorch JMCELN: joint mask contextual embedding learning network for referring image segmentation."""
 
+import difflib
+import inspect
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
-from transformers import MODEL_MAPPING, AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import PretrainedConfig, PreTrainedModel
 
 # Every file of the package is named here: transformers 4.57 copies into a saved folder what its entry file imports.
 from .alignment import JMCELNAlignmentFilter
@@ -20,79 +18,18 @@ from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNComparisonWeights, JMCELNContextWriter  # noqa: F401
 from .fusion import JMCELNFusionLayer
 from .losses import expression_losses, landmark_loss
-from .pixel_decoder import JMCELNPixelDecoder
+from .outputs import JMCELNAnswers, JMCELNImageFeatures, JMCELNOutput, JMCELNTextFeatures
+from .padding import crop_features, group_by_size, original_order, pad_answers, pad_features
+from .pixel_decoder import JMCELNPixelDecoder, coarse_map_sizes
 from .presence import JMCELNPresenceHead
+from .text_encoder import build_text_encoder, load_text_encoder
 from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
-from .vision_encoder import CATEGORY_HEADS_FILE, JMCELNHiddenStatePyramid, build_vision_encoder, find_pyramid
+from .vision_encoder import build_vision_encoder, load_vision_encoder
 
 
-@dataclass
-class JMCELNImageFeatures(ModelOutput):
-    """
-    All that the model knows of an image before any word is read: compute it once, use it for many expressions.
-
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, num_pixels, hidden)`):
-            Tokens of the working map (the second coarsest), then of the coarsest.
-        pooler_output (`torch.FloatTensor`, *optional*):
-            Always `None`; transformers expects the field of every `get_image_features`.
-        pixel_features (`tuple` of `torch.FloatTensor` of shape `(batch, height, width, mask_features)`):
-            Pixel embeddings, fine to coarse, the last at the working map.
-        upsampling_weights (`torch.FloatTensor` of shape `(batch, 9, height, width)`):
-            At the size of the input: how each pixel mixes the 3 x 3 coarse logits around it.
-        hidden_states (`tuple` of `torch.FloatTensor`, *optional*): The backbone's, if asked for.
-        attentions (`tuple` of `torch.FloatTensor`, *optional*): The backbone's, if asked for.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    pixel_features: tuple[torch.FloatTensor, ...] | None = None
-    upsampling_weights: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class JMCELNOutput(ModelOutput):
-    """
-    Output of [`JMCELNModel`]. The dimension `expressions` is there if `input_ids` had it.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`):
-            Mean over the expressions that are not padding.
-        logits (`torch.FloatTensor` of shape `(batch[, expressions], height, width)`):
-            Mask logits at the size of the input.
-        presence_logits (`torch.FloatTensor` of shape `(batch[, expressions])`):
-            Whether the referent is in the image at all.
-        stage_logits (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`):
-            One a stage, coarse to fine, before the learned upsampling. They cover the input padded to a multiple of
-            the coarsest stride.
-        landmark_logits (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`):
-            One a stage, as `stage_logits`: where the other objects are that the expression names. They mean something
-            only if the model was trained with `landmark_masks`.
-        contextual_embeddings (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], tokens, hidden)`):
-            One a stage.
-        alignment_filters (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`, *optional*):
-            One a stage after the first: 1 where the stage's own prediction counts, 0 where the previous one does.
-            `None` without alignment or with a single stage.
-        image_features ([`JMCELNImageFeatures`]): To be passed on for further expressions of the same images.
-        hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], pixels, hidden)`, *optional*):
-            The working map after the neck and after each stage, if asked for.
-        attentions (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], heads, tokens, keys)`, *optional*):
-            One a stage, if asked for: what the context tokens attend to. The keys are the words, the context tokens
-            and, with `use_contextual_embedding`, the pixels of the working map.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    presence_logits: torch.FloatTensor | None = None
-    stage_logits: tuple[torch.FloatTensor, ...] | None = None
-    landmark_logits: tuple[torch.FloatTensor, ...] | None = None
-    contextual_embeddings: tuple[torch.FloatTensor, ...] | None = None
-    alignment_filters: tuple[torch.FloatTensor, ...] | None = None
-    image_features: JMCELNImageFeatures | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+# So many expressions of an image are answered at a time where no gradient is asked for: more would take memory that
+# the processor's caches do not hold, and be slower.
+EXPRESSIONS_AT_A_TIME = 8
 
 
 class JMCELNPreTrainedModel(PreTrainedModel):
@@ -107,7 +44,7 @@ class JMCELNPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         # Only modules with parameters of their own are asked: transformers takes the others of custom code for loaded.
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             if isinstance(module, JMCELNAlignmentFilter):
                 # Open at first (0.88 everywhere), or the untrained mask before halves the gradient of every stage.
                 nn.init.zeros_(module.weight)
@@ -150,14 +87,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
     def __init__(self, config: JMCELNConfig):
         super().__init__(config)
         self.backbone = build_vision_encoder(config)
-        self.text_model = AutoModel.from_config(config.text_config)
-        # DistributedDataParallel refuses parameters that never get a gradient: nobody reads the pooler of BERT and its
-        # kin, nor the norm behind Swin's last stage.
-        if getattr(self.text_model, "pooler", None) is not None:
-            self.text_model.pooler = None
-        if hasattr(self.backbone, "swin"):
-            self.backbone.swin.layernorm.requires_grad_(False)
-
+        self.text_model = build_text_encoder(config.text_config)
         self.pixel_decoder = JMCELNPixelDecoder(config, list(self.backbone.channels))
         self.upsampler = JMCELNConvexUpsampler(config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.hidden_size)
@@ -197,6 +127,11 @@ class JMCELNModel(JMCELNPreTrainedModel):
         cls,
         vision_model: str | os.PathLike | PretrainedConfig,
         text_model: str | os.PathLike | PretrainedConfig,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool | None = None,
         **config_kwargs: Any,
     ) -> "JMCELNModel":
         """
@@ -204,116 +139,90 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
         Args:
             vision_model (`str`, `os.PathLike` or `PretrainedConfig`):
-                Hub id or folder of a vision model that [`AutoBackbone`] can load, whose weights are copied; or a
-                configuration, for random weights. Unless a configuration names its `out_features`, the last four
-                stages are taken.
+                Hub id or folder of a vision model, whose weights are copied; or a configuration, for random weights.
+                It may be a backbone (of which the last four stages are taken, unless its configuration names at least
+                three `out_features`), a model whose hidden states get coarser with depth, or a plain vision
+                transformer. Of a two-tower model such as CLIP the vision tower is taken. Images must be normalized
+                with the mean and the standard deviation that this model was trained with.
             text_model (`str`, `os.PathLike` or `PretrainedConfig`):
-                The same for a text encoder. Of a two-tower model such as CLIP the text tower is taken.
+                The same for a text encoder. Of a two-tower model the text tower is taken.
+            revision, token, cache_dir, local_files_only (*optional*):
+                As in `from_pretrained`, for both encoders.
             config_kwargs: Further fields of [`JMCELNConfig`].
 
         Returns:
-            [`JMCELNModel`] in float32, in evaluation mode.
+            [`JMCELNModel`] in float32, in evaluation mode. Parameters that the model never uses are frozen (see
+            [`~JMCELNModel.freeze_unused_parameters`]).
 
         Raises:
             ValueError: If the vision model gives no pyramid of feature maps, or the text model is no encoder.
         """
-        backbone = cls._load_backbone(vision_model)
-        text_encoder = cls._load_text_encoder(text_model)
-        backbone_config = (
-            backbone.encoder.config if isinstance(backbone, JMCELNHiddenStatePyramid) else backbone.config
-        )
-        if isinstance(backbone, JMCELNHiddenStatePyramid):
-            config_kwargs["feature_indices"] = backbone.feature_indices
-            config_kwargs["num_categories"] = backbone.num_categories
-            # Without those of the categories.
-            config_kwargs["feature_channels"] = backbone.encoder_channels
-        if "feature_strides" not in config_kwargs:
-            config_kwargs["feature_strides"] = cls._measure_strides(backbone)
-        config = JMCELNConfig(
-            backbone_config=backbone_config.to_dict(), text_config=text_encoder.config.to_dict(), **config_kwargs
-        )
-        model = cls(config)
-        model.backbone.load_state_dict(backbone.state_dict())
-        if getattr(text_encoder, "pooler", None) is not None:
-            text_encoder.pooler = None
+        options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        hub_kwargs = {name: value for name, value in options.items() if value is not None}
+        vision = load_vision_encoder(vision_model, hub_kwargs)
+        text_encoder = load_text_encoder(text_model, hub_kwargs)
+        fields = {"text_config": text_encoder.config.to_dict(), **vision.config_fields, **config_kwargs}
+        model = cls(JMCELNConfig(**fields))
+        # What turns a plain transformer's map into a pyramid is new, and stays random.
+        model.backbone.load_state_dict({**model.backbone.state_dict(), **vision.state_dict})
         model.text_model.load_state_dict(text_encoder.state_dict())
+        model.freeze_unused_parameters()
         return model.eval()
 
-    @staticmethod
-    def _load_backbone(vision_model: str | os.PathLike | PretrainedConfig) -> nn.Module:
-        from_config = hasattr(vision_model, "to_dict")
-        config = vision_model if from_config else AutoConfig.from_pretrained(vision_model)
-        stage_names = getattr(config, "stage_names", None)
-        if stage_names is None and type(config) in MODEL_MAPPING:
-            if from_config:
-                encoder = AutoModel.from_config(config).eval()
-            else:
-                encoder = AutoModel.from_pretrained(vision_model, dtype=torch.float32).eval()
-            indices, channels, _ = find_pyramid(encoder)
-            heads_file = None if from_config else Path(vision_model) / CATEGORY_HEADS_FILE
-            if heads_file is None or not heads_file.is_file():
-                return JMCELNHiddenStatePyramid(encoder, indices, channels)
-            weights = load_file(heads_file)
-            pyramid = JMCELNHiddenStatePyramid(encoder, indices, channels, len(weights["heads.0.bias"]))
-            pyramid.category_heads.load_state_dict(weights)
-            return pyramid.eval()
-        if stage_names is None:
-            raise ValueError(
-                f"`{config.model_type}` has no backbone that returns feature maps. Take one that `AutoBackbone` knows"
-                " with several strides, for example Swin, SwinV2, ConvNeXt or ResNet."
-            )
-        out_features = config.out_features
-        if not from_config or len(out_features) < 3:
-            out_features = [name for name in stage_names if name != "stem"][-4:]
-        if from_config:
-            config = type(config).from_dict({**config.to_dict(), "out_features": out_features, "out_indices": None})
-            return AutoBackbone.from_config(config).eval()
-        # `AutoBackbone.from_pretrained` itself takes no folder: it asks the hub whether the name is a repository.
-        with torch.device("meta"):
-            backbone_class = type(AutoBackbone.from_config(config))
-        return backbone_class.from_pretrained(vision_model, out_features=out_features, dtype=torch.float32).eval()
+    def freeze_unused_parameters(self) -> list[str]:
+        """
+        Freezes the parameters that no output depends on, which come with a pretrained encoder, such as the pooling
+        head of SigLIP. `DistributedDataParallel` waits for a gradient of each parameter that is not frozen: call this
+        before wrapping a loaded model, or let it look for unused parameters in every step.
 
-    @staticmethod
-    def _load_text_encoder(text_model: str | os.PathLike | PretrainedConfig) -> nn.Module:
-        from_config = hasattr(text_model, "to_dict")
-        config = text_model if from_config else AutoConfig.from_pretrained(text_model)
-        config = getattr(config, "text_config", config)
-        if getattr(config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"`{config.model_type}` is an encoder with a decoder, and the decoder would be left unused. Take a"
-                " text encoder, for example BERT, RoBERTa, DistilBERT, MPNet, ModernBERT or the CLIP text model."
-            )
-        if from_config:
-            return AutoModel.from_config(config).eval()
-        return AutoModel.from_pretrained(str(text_model), config=config, dtype=torch.float32).eval()
+        They are found by a forward and a backward pass on one small image.
 
-    @staticmethod
-    def _measure_strides(backbone: nn.Module) -> list[int]:
-        size = 256
-        with torch.no_grad():
-            feature_maps = backbone(torch.zeros(1, 3, size, size)).feature_maps
-        return [size // feature_map.shape[-1] for feature_map in feature_maps]
+        Returns:
+            `list[str]`: Names of the parameters that were frozen.
+        """
+        is_training = self.training
+        size = 2 * self.config.feature_strides[-1]
+        inputs = {
+            "pixel_values": torch.zeros(1, 3, size, size, device=self.device),
+            # Two words: what tells words apart would be unused with one.
+            "input_ids": torch.ones(1, 2, dtype=torch.long, device=self.device),
+            "labels": torch.ones(1, size, size, dtype=torch.long, device=self.device),
+        }
+        trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        with torch.enable_grad():
+            loss = self.eval()(**inputs, landmark_masks=inputs["labels"], return_dict=True).loss
+            gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+        self.train(is_training)
+        unused = [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
+        for name in unused:
+            trained[name].requires_grad_(False)
+        return unused
 
     def get_image_features(
         self,
         pixel_values: torch.FloatTensor,
+        pixel_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,  # noqa: ARG002
     ) -> JMCELNImageFeatures | tuple:
         """
         Encodes images once for any number of expressions: pass the result as `image_features` to the model.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, 3, height, width)`): Any height and width.
-            output_attentions (`bool`, *optional*): Whether to return the backbone's attentions.
-            output_hidden_states (`bool`, *optional*): Whether to return the backbone's hidden states.
+            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
+                1 at the images, 0 right of them and below, where they are padded to the size of the batch. Each image
+                is then encoded as if it were alone, those of one size together.
+            output_attentions (`bool`, *optional*):
+                Whether to return the backbone's attentions; not for a padded batch.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return the backbone's hidden states; not for a padded batch.
             return_dict (`bool`, *optional*): `False` for a plain tuple.
 
         Raises:
-            ValueError: If the shape is not that of a batch of images, or the backbone's maps are not at the strides
-                that the configuration names.
+            ValueError: If the shape is not that of a batch of images, if an image is not a rectangle in the upper left
+                corner, or if the backbone's maps are not at the strides that the configuration names.
         """
         if pixel_values.ndim != 4 or 0 in pixel_values.shape:
             raise ValueError(
@@ -321,19 +230,24 @@ class JMCELNModel(JMCELNPreTrainedModel):
                 f" {tuple(pixel_values.shape)}."
             )
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        pixel_values = pixel_values.to(self.dtype)
+        if pixel_mask is None:
+            backbone_kwargs = {}
+            if self.config.output_attentions if output_attentions is None else output_attentions:
+                backbone_kwargs["output_attentions"] = True
+            if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+                backbone_kwargs["output_hidden_states"] = True
+            features = self._encode_images(pixel_values, backbone_kwargs)
+        else:
+            features = self._encode_padded_images(pixel_values, pixel_mask.bool())
+        return features if return_dict else features.to_tuple()
+
+    def _encode_images(self, pixel_values: torch.Tensor, backbone_kwargs: dict[str, bool]) -> JMCELNImageFeatures:
         height, width = pixel_values.shape[-2:]
         strides = self.config.feature_strides
-        padding = (0, -width % strides[-1], 0, -height % strides[-1])
-        padded = nn.functional.pad(pixel_values.to(self.dtype), padding)
-
-        backbone_kwargs = {}
-        if self.config.output_attentions if output_attentions is None else output_attentions:
-            backbone_kwargs["output_attentions"] = True
-        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
-            backbone_kwargs["output_hidden_states"] = True
+        padded = nn.functional.pad(pixel_values, (0, -width % strides[-1], 0, -height % strides[-1]))
         outputs = self.backbone(padded, return_dict=True, **backbone_kwargs)
-        feature_maps = outputs.feature_maps
-        for feature_map, stride in zip(feature_maps, strides, strict=True):
+        for feature_map, stride in zip(outputs.feature_maps, strides, strict=True):
             expected = (padded.shape[-2] // stride, padded.shape[-1] // stride)
             if feature_map.shape[-2:] != expected:
                 raise ValueError(
@@ -341,33 +255,98 @@ class JMCELNModel(JMCELNPreTrainedModel):
                     f" {tuple(padded.shape[-2:])}, but `feature_strides={strides}` want {expected}. Set"
                     " `feature_strides` to the strides of the backbone; each must be twice the one before."
                 )
-
-        tokens, pixel_features = self.pixel_decoder(list(feature_maps))
-        features = JMCELNImageFeatures(
+        tokens, pixel_features = self.pixel_decoder(list(outputs.feature_maps))
+        return JMCELNImageFeatures(
             last_hidden_state=tokens,
             pixel_features=pixel_features,
             upsampling_weights=self.upsampler(padded, pixel_features[0])[..., :height, :width],
             hidden_states=outputs.hidden_states if "output_hidden_states" in backbone_kwargs else None,
             attentions=outputs.attentions if "output_attentions" in backbone_kwargs else None,
         )
-        return features if return_dict else features.to_tuple()
 
-    def _encode_text(
-        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From `(n, length)`: words `(n, length, hidden)`, their bias `(n, 1, 1, length)`, sentences `(n, hidden)`."""
-        attention_mask = attention_mask.bool()
-        # A padded expression gets one visible token, since a softmax over nothing is not a number.
-        is_padding = ~attention_mask.any(dim=-1, keepdim=True)
-        is_first = torch.arange(attention_mask.shape[-1], device=attention_mask.device) == 0
-        attention_mask = attention_mask | (is_padding & is_first)
-        words = self.text_model(input_ids=input_ids, attention_mask=attention_mask.long(), return_dict=True)
-        words = self.text_norm(self.text_projection(words.last_hidden_state))
-        word_weights = attention_mask.unsqueeze(-1).to(words.dtype)
-        sentence = (words * word_weights).sum(1) / word_weights.sum(1)
-        word_bias = torch.zeros_like(attention_mask, dtype=words.dtype)
-        word_bias = word_bias.masked_fill(~attention_mask, torch.finfo(words.dtype).min)
-        return words, word_bias[:, None, None], sentence
+    def _encode_padded_images(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor) -> JMCELNImageFeatures:
+        size = tuple(pixel_values.shape[-2:])
+        if tuple(pixel_mask.shape) != (len(pixel_values), *size):
+            raise ValueError(
+                f"`pixel_mask` must have the shape {(len(pixel_values), *size)}, that of the images without their"
+                f" channels, got {tuple(pixel_mask.shape)}."
+            )
+        strides = self.config.feature_strides
+        # As in `_encode_images`, what fills the last cells of an image is zero.
+        pixel_values = pixel_values * pixel_mask.unsqueeze(1)
+        groups = group_by_size(pixel_mask, strides[-1])
+        parts = [
+            pad_features(
+                self._encode_images(pixel_values[group.indices, :, : group.height, : group.width], {}),
+                group,
+                size,
+                strides,
+            )
+            for group in groups
+        ]
+        order = original_order(groups)
+        return JMCELNImageFeatures(
+            last_hidden_state=torch.cat([part.last_hidden_state for part in parts])[order],
+            pixel_features=tuple(
+                torch.cat(levels)[order] for levels in zip(*(part.pixel_features for part in parts), strict=True)
+            ),
+            upsampling_weights=torch.cat([part.upsampling_weights for part in parts])[order],
+            pixel_mask=pixel_mask,
+        )
+
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> JMCELNTextFeatures | tuple:
+        """
+        Encodes expressions once for any number of images: pass the result as `text_features` to the model. A batch of
+        one is used for every image.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, expressions, length)`)
+            attention_mask (`torch.Tensor` of the shape of `input_ids`, *optional*):
+                1 at tokens, 0 at padding. An expression without any 1 is padding.
+            output_attentions (`bool`, *optional*): Whether to return the text encoder's attentions.
+            output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states.
+            return_dict (`bool`, *optional*): `False` for a plain tuple.
+
+        Raises:
+            ValueError: If the shapes are not those of a batch of expressions.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if input_ids.ndim not in (2, 3) or 0 in input_ids.shape or attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                "`input_ids` and `attention_mask` must both have the shape (batch, length) or (batch, expressions,"
+                f" length), none of them 0, got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}."
+            )
+        text_kwargs = {}
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            text_kwargs["output_attentions"] = True
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            text_kwargs["output_hidden_states"] = True
+        is_visible = visible_tokens(attention_mask)
+        outputs = self.text_model(
+            input_ids=input_ids.flatten(0, -2),
+            attention_mask=is_visible.flatten(0, -2).long(),
+            return_dict=True,
+            **text_kwargs,
+        )
+        words = self.text_norm(self.text_projection(outputs.last_hidden_state)).unflatten(0, input_ids.shape[:-1])
+        word_weights = is_visible.unsqueeze(-1).to(words.dtype)
+        features = JMCELNTextFeatures(
+            last_hidden_state=words,
+            pooler_output=(words * word_weights).sum(-2) / word_weights.sum(-2),
+            attention_mask=attention_mask,
+            hidden_states=outputs.hidden_states if "output_hidden_states" in text_kwargs else None,
+            attentions=outputs.attentions if "output_attentions" in text_kwargs else None,
+        )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return features if return_dict else features.to_tuple()
 
     def forward(
         self,
@@ -376,12 +355,15 @@ class JMCELNModel(JMCELNPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         landmark_masks: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
         image_features: JMCELNImageFeatures | None = None,
+        text_features: JMCELNTextFeatures | None = None,
+        original_sizes: Any = None,  # noqa: ARG002
         num_items_in_batch: int | torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> JMCELNOutput | tuple:
         r"""
         Args:
@@ -396,8 +378,16 @@ class JMCELNModel(JMCELNPreTrainedModel):
             landmark_masks (`torch.Tensor` of the shape of `labels`, *optional*):
                 Beside `labels`: 1 at the other objects that the expression names ("the ring" in "the star left of the
                 ring"), 0 elsewhere; 255 where it is not known. Found first, they help to find the referent.
+            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
+                1 at the images, 0 right of them and below, where they are padded to the size of the batch. An image
+                gets the same answer however it is padded.
             image_features ([`JMCELNImageFeatures`], *optional*):
-                From [`~JMCELNModel.get_image_features`], instead of `pixel_values`.
+                From [`~JMCELNModel.get_image_features`], instead of `pixel_values` and `pixel_mask`.
+            text_features ([`JMCELNTextFeatures`], *optional*):
+                From [`~JMCELNModel.get_text_features`], instead of `input_ids` and `attention_mask`. A batch of one is
+                used for every image.
+            original_sizes (*optional*):
+                Not used. The processor returns it for its post-processing beside what the model takes.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
                 Number of expressions over which the loss is averaged, if the call is one part of a larger batch.
             output_attentions (`bool`, *optional*): Whether to return what the context tokens attend to.
@@ -409,7 +399,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
         Raises:
             ValueError: If an input is missing or the shapes of the inputs do not fit each other.
-            TypeError: If `image_features` are a plain tuple.
+            TypeError: If there is an unknown argument, or features are a plain tuple.
 
         Example:
 
@@ -419,115 +409,248 @@ class JMCELNModel(JMCELNPreTrainedModel):
         >>> masks = processor.post_process_referring_segmentation(outputs, target_sizes=[image.size[::-1]])
         ```
         """
+        self._refuse_unknown(kwargs)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if (pixel_values is None) == (image_features is None):
-            raise ValueError("Pass either `pixel_values` or `image_features`, exactly one of them.")
-        if isinstance(image_features, tuple):
-            raise TypeError(
-                "`image_features` must be what `get_image_features` returns with `return_dict=True`, got a plain"
-                " tuple."
-            )
-        if input_ids is None:
-            raise ValueError("`input_ids` are missing: an image alone refers to nothing, pass an expression.")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        if input_ids.ndim not in (2, 3) or 0 in input_ids.shape or attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                "`input_ids` and `attention_mask` must both have the shape (batch, length) or (batch, expressions,"
-                f" length), none of them 0, got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}."
-            )
+        self._check_features(pixel_values, image_features, input_ids, text_features)
+        # What is asked for are the attentions and the hidden states of the cascade, not those of the encoders.
+        encoder_kwargs = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+        is_shared = text_features is not None and len(text_features.last_hidden_state) == 1
+        if text_features is None:
+            text_features = self.get_text_features(input_ids, attention_mask, **encoder_kwargs)
         if image_features is None:
-            image_features = self.get_image_features(
-                pixel_values, output_attentions=False, output_hidden_states=False, return_dict=True
+            image_features = self.get_image_features(pixel_values, pixel_mask, **encoder_kwargs)
+
+        words = text_features.last_hidden_state
+        sentences, attention_mask = text_features.pooler_output, text_features.attention_mask
+        has_expressions = words.ndim == 4
+        if not has_expressions:
+            words, sentences, attention_mask = (each.unsqueeze(1) for each in (words, sentences, attention_mask))
+        num_images = len(image_features.last_hidden_state)
+        if is_shared:
+            words, sentences, attention_mask = (
+                each.expand(num_images, *each.shape[1:]) for each in (words, sentences, attention_mask)
             )
-        tokens, pixel_features = image_features.last_hidden_state, image_features.pixel_features
-        if input_ids.shape[0] != tokens.shape[0]:
+        if len(words) != num_images:
             raise ValueError(
-                f"There are {tokens.shape[0]} images but expressions for {input_ids.shape[0]}. Several expressions of"
-                " one image go into a second dimension, (batch, expressions, length)."
+                f"There are {num_images} images but expressions for {len(words)}. Several expressions of one image go"
+                " into a second dimension, (batch, expressions, length)."
             )
-        height, width = image_features.upsampling_weights.shape[-2:]
-        expected_labels = (*input_ids.shape[:-1], height, width)
-        for name, masks in (("labels", labels), ("landmark_masks", landmark_masks)):
-            if masks is not None and tuple(masks.shape) != expected_labels:
-                raise ValueError(
-                    f"`{name}` must have the shape {expected_labels}, one mask an expression at the size of the input,"
-                    f" got {tuple(masks.shape)}."
-                )
+        leading_shape = words.shape[:2] if has_expressions else words.shape[:1]
+        self._check_masks(labels, landmark_masks, (*leading_shape, *image_features.upsampling_weights.shape[-2:]))
 
-        # batch * expressions is the batch of all that follows
-        leading_shape = input_ids.shape[:-1]
-        num_expressions = 1 if input_ids.ndim == 2 else input_ids.shape[1]
-        words, word_bias, sentence = self._encode_text(
-            input_ids.reshape(-1, input_ids.shape[-1]), attention_mask.reshape(-1, input_ids.shape[-1])
-        )
-
-        map_height, map_width = pixel_features[-1].shape[1:3]
-        positions = self.pixel_decoder.positions(map_height, map_width, tokens)
-        pixels = tokens.unsqueeze(1).expand(-1, num_expressions, -1, -1).flatten(0, 1)
-        map_sizes = [(map_height, map_width), (map_height // 2, map_width // 2)]
-        for layer in self.fusion_layers:
-            pixels = layer(pixels, positions, map_sizes, words, word_bias)
-        pixels, positions = pixels[:, : map_height * map_width], positions[:, : map_height * map_width]
-        hidden_states = (pixels,)
-
-        stages = self.cascade(pixels, positions, words, word_bias, sentence, pixel_features, output_attentions)
-        hidden_states += tuple(stage[0] for stage in stages)
-        contextual_embeddings = tuple(stage[1] for stage in stages)
-        stage_logits = tuple(stage[2][:, 0] for stage in stages)
-        landmark_logits = tuple(stage[2][:, 1] for stage in stages)
-        alignment_filters = tuple(stage[3] for stage in stages if stage[3] is not None)
-        attentions = tuple(stage[4] for stage in stages)
-
-        logits = self.upsampler.upsample(
-            stage_logits[-1].unflatten(0, (-1, num_expressions)), image_features.upsampling_weights
-        )
-        presence_logits = self.presence_head(
-            hidden_states[-1], contextual_embeddings[-1], stage_logits[-1], map_height, map_width
-        )
-
+        answers = self._answer_padded(image_features, words, attention_mask, sentences, bool(output_attentions))
         loss = None
         if labels is not None:
-            flat_labels = labels.reshape(-1, height, width)
-            is_counted = attention_mask.reshape(-1, input_ids.shape[-1]).any(dim=-1)
-            strides = self.config.feature_strides
-            map_size = (map_height * strides[-2], map_width * strides[-2])
-            losses = expression_losses(
-                logits.flatten(0, 1), stage_logits, presence_logits, flat_labels, map_size, self.config
-            )
-            if landmark_masks is not None:
-                landmark_losses = landmark_loss(
-                    landmark_logits, landmark_masks.reshape(-1, height, width), map_size, self.config
-                )
-                losses = losses + self.config.landmark_loss_weight * landmark_losses
-            num_items = is_counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss = losses.masked_fill(~is_counted, 0).sum() / num_items
-
+            loss = self._loss(answers, image_features, attention_mask, labels, landmark_masks, num_items_in_batch)
+        if not has_expressions:
+            answers = answers.map(lambda tensor: tensor.squeeze(1))
+        hidden_states = answers.hidden_states
         if isinstance(output_hidden_states, (list, tuple)):
             wanted = {index % len(hidden_states) for index in output_hidden_states}
             hidden_states = tuple(state if index in wanted else None for index, state in enumerate(hidden_states))
-
-        def unflatten(tensors: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
-            if input_ids.ndim == 2:
-                return tensors
-            return tuple(None if tensor is None else tensor.unflatten(0, leading_shape) for tensor in tensors)
-
         output = JMCELNOutput(
             loss=loss,
-            logits=logits.reshape(*leading_shape, height, width),
-            presence_logits=presence_logits.reshape(leading_shape),
-            stage_logits=unflatten(stage_logits),
-            landmark_logits=unflatten(landmark_logits),
-            contextual_embeddings=unflatten(contextual_embeddings),
-            alignment_filters=unflatten(alignment_filters) or None,
+            logits=answers.logits,
+            presence_logits=answers.presence_logits,
+            stage_logits=answers.stage_logits,
+            landmark_logits=answers.landmark_logits,
+            contextual_embeddings=answers.contextual_embeddings,
+            alignment_filters=answers.alignment_filters or None,
             image_features=image_features,
-            hidden_states=unflatten(hidden_states) if output_hidden_states else None,
-            attentions=unflatten(attentions) if output_attentions else None,
+            hidden_states=hidden_states if output_hidden_states else None,
+            attentions=answers.attentions if output_attentions else None,
         )
         return output if return_dict else output.to_tuple()
 
+    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
+        if not kwargs:
+            return
+        known = [name for name in inspect.signature(JMCELNModel.forward).parameters if name not in ("self", "kwargs")]
+        name = next(iter(kwargs))
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"it takes {', '.join(known)}."
+        raise TypeError(f"{type(self).__name__} does not take `{name}`: {hint}")
 
-__all__ = ["JMCELNImageFeatures", "JMCELNModel", "JMCELNOutput", "JMCELNPreTrainedModel"]
+    @staticmethod
+    def _check_features(pixel_values: Any, image_features: Any, input_ids: Any, text_features: Any) -> None:
+        if (pixel_values is None) == (image_features is None):
+            raise ValueError("Pass either `pixel_values` or `image_features`, exactly one of them.")
+        if input_ids is None and text_features is None:
+            raise ValueError("`input_ids` are missing: an image alone refers to nothing, pass an expression.")
+        if input_ids is not None and text_features is not None:
+            raise ValueError("Pass either `input_ids` or `text_features`, not both.")
+        for name, features in (("image_features", image_features), ("text_features", text_features)):
+            if isinstance(features, tuple):
+                raise TypeError(
+                    f"`{name}` must be what `get_{name}` returns with `return_dict=True`, got a plain tuple."
+                )
+
+    @staticmethod
+    def _check_masks(
+        labels: torch.Tensor | None, landmark_masks: torch.Tensor | None, expected: tuple[int, ...]
+    ) -> None:
+        for name, masks in (("labels", labels), ("landmark_masks", landmark_masks)):
+            if masks is not None and tuple(masks.shape) != expected:
+                raise ValueError(
+                    f"`{name}` must have the shape {expected}, one mask an expression at the size of the input, got"
+                    f" {tuple(masks.shape)}."
+                )
+
+    def _answer_padded(
+        self,
+        image_features: JMCELNImageFeatures,
+        words: torch.Tensor,
+        attention_mask: torch.Tensor,
+        sentences: torch.Tensor,
+        output_attentions: bool,
+    ) -> JMCELNAnswers:
+        """As `_answer`, for images of several sizes."""
+        if image_features.pixel_mask is None:
+            return self._answer_in_parts(image_features, words, attention_mask, sentences, output_attentions)
+        strides = self.config.feature_strides
+        groups = group_by_size(image_features.pixel_mask, strides[-1])
+        parts = []
+        for group in groups:
+            text = (each[group.indices] for each in (words, attention_mask, sentences))
+            answers = self._answer_in_parts(
+                crop_features(image_features, group, strides), *text, output_attentions=output_attentions
+            )
+            parts.append(pad_answers(answers, group, image_features, strides[-2]))
+        order = original_order(groups)
+        return JMCELNAnswers.concatenate(parts, dim=0).map(lambda tensor: tensor[order])
+
+    def _answer_in_parts(
+        self,
+        image_features: JMCELNImageFeatures,
+        words: torch.Tensor,
+        attention_mask: torch.Tensor,
+        sentences: torch.Tensor,
+        output_attentions: bool,
+    ) -> JMCELNAnswers:
+        """As `_answer`, so many expressions at a time as are fast."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._answer(image_features, words, attention_mask, sentences, output_attentions)
+        parts = [
+            self._answer(image_features, *text, output_attentions=output_attentions)
+            for text in zip(
+                *(each.split(EXPRESSIONS_AT_A_TIME, dim=1) for each in (words, attention_mask, sentences)), strict=True
+            )
+        ]
+        return JMCELNAnswers.concatenate(parts, dim=1)
+
+    def _answer(
+        self,
+        image_features: JMCELNImageFeatures,
+        words: torch.Tensor,
+        attention_mask: torch.Tensor,
+        sentences: torch.Tensor,
+        output_attentions: bool,
+    ) -> JMCELNAnswers:
+        """
+        The fusion neck, the cascade and what reads its last stage.
+
+        Args:
+            image_features ([`JMCELNImageFeatures`])
+            words (`torch.Tensor` of shape `(batch, expressions, length, hidden)`)
+            attention_mask (`torch.Tensor` of shape `(batch, expressions, length)`)
+            sentences (`torch.Tensor` of shape `(batch, expressions, hidden)`)
+            output_attentions (`bool`)
+        """
+        leading_shape = words.shape[:2]
+        is_visible = visible_tokens(attention_mask)
+        word_bias = torch.zeros_like(is_visible, dtype=words.dtype)
+        word_bias = word_bias.masked_fill(~is_visible, torch.finfo(words.dtype).min)
+        # batch * expressions is the batch of all that follows
+        words, word_bias, sentences = (
+            words.flatten(0, 1),
+            word_bias.flatten(0, 1)[:, None, None],
+            sentences.flatten(0, 1),
+        )
+
+        tokens, pixel_features = image_features.last_hidden_state, image_features.pixel_features
+        height, width = pixel_features[-1].shape[1:3]
+        positions = self.pixel_decoder.positions(height, width, tokens)
+        pixels = tokens.unsqueeze(1).expand(-1, leading_shape[1], -1, -1).flatten(0, 1)
+        for layer in self.fusion_layers:
+            pixels = layer(pixels, positions, coarse_map_sizes(height, width), words, word_bias)
+        pixels, positions = pixels[:, : height * width], positions[:, : height * width]
+
+        stages = self.cascade(pixels, positions, words, word_bias, sentences, pixel_features, output_attentions)
+        last = stages[-1]
+        logits = self.upsampler.upsample(
+            last.logits[:, 0].unflatten(0, leading_shape), image_features.upsampling_weights
+        )
+        presence_logits = self.presence_head(last.pixels, last.context, last.logits[:, 0], height, width)
+
+        def unflatten(tensors: list[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
+            return tuple(tensor.unflatten(0, leading_shape) for tensor in tensors if tensor is not None)
+
+        return JMCELNAnswers(
+            logits=logits,
+            presence_logits=presence_logits.unflatten(0, leading_shape),
+            stage_logits=unflatten([stage.logits[:, 0] for stage in stages]),
+            landmark_logits=unflatten([stage.logits[:, 1] for stage in stages]),
+            contextual_embeddings=unflatten([stage.context for stage in stages]),
+            alignment_filters=unflatten([stage.alignment_filter for stage in stages]),
+            hidden_states=unflatten([pixels, *(stage.pixels for stage in stages)]),
+            attentions=unflatten([stage.attentions for stage in stages]),
+        )
+
+    def _loss(
+        self,
+        answers: JMCELNAnswers,
+        image_features: JMCELNImageFeatures,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        landmark_masks: torch.Tensor | None,
+        num_items_in_batch: int | torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The mean over the expressions that are not padding."""
+        is_image = None if image_features.pixel_mask is None else image_features.pixel_mask.unsqueeze(1)
+
+        def flatten(masks: torch.Tensor) -> torch.Tensor:
+            masks = masks.reshape(answers.logits.shape)
+            return (masks if is_image is None else masks.masked_fill(~is_image, 255)).flatten(0, 1)
+
+        height, width = image_features.pixel_features[-1].shape[1:3]
+        stride = self.config.feature_strides[-2]
+        padded_size = (height * stride, width * stride)
+        flat = answers.map(lambda tensor: tensor.flatten(0, 1))
+        losses = expression_losses(
+            flat.logits, flat.stage_logits, flat.presence_logits, flatten(labels), padded_size, self.config
+        )
+        if landmark_masks is not None:
+            losses = losses + self.config.landmark_loss_weight * landmark_loss(
+                flat.landmark_logits, flatten(landmark_masks), padded_size, self.config
+            )
+        is_counted = attention_mask.bool().any(dim=-1).flatten()
+        num_items = is_counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return losses.masked_fill(~is_counted, 0).sum() / num_items
+
+
+def visible_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
+    """
+    Where words are: `attention_mask`, of any shape `(..., length)`, as booleans. A padded expression gets one visible
+    token, since a softmax over nothing is not a number.
+    """
+    attention_mask = attention_mask.bool()
+    is_padding = ~attention_mask.any(dim=-1, keepdim=True)
+    is_first = torch.arange(attention_mask.shape[-1], device=attention_mask.device) == 0
+    return attention_mask | (is_padding & is_first)
+
+
+# The name that those who know transformers look for: the model has one head only.
+JMCELNForReferringSegmentation = JMCELNModel
+
+
+__all__ = [
+    "JMCELNForReferringSegmentation",
+    "JMCELNImageFeatures",
+    "JMCELNModel",
+    "JMCELNOutput",
+    "JMCELNPreTrainedModel",
+    "JMCELNTextFeatures",
+]

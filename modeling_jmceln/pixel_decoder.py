@@ -9,6 +9,11 @@ from .configuration_jmceln import JMCELNConfig
 from .fusion import JMCELNImageLayer
 
 
+def coarse_map_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Rows and columns of the working map, `height` and `width`, and of the coarsest."""
+    return [(height, width), (height // 2, width // 2)]
+
+
 def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bilinear resizing of channels-last maps, `(batch, h, w, channels)` to `(batch, height, width, channels)`."""
     if maps.shape[1:3] == (height, width):
@@ -63,13 +68,12 @@ class JMCELNPixelDecoder(nn.Module):
         Returns:
             `torch.Tensor` of shape `(1, height * width + height * width / 4, hidden)`.
         """
-        grids = [(height, width), (height // 2, width // 2)]
         embeddings = [
             self.position_projection(
                 sine_position_embedding(rows, columns, self.hidden_size, reference.device, reference.dtype)
             )
             + self.scale_embedding.weight[scale]
-            for scale, (rows, columns) in enumerate(grids)
+            for scale, (rows, columns) in enumerate(coarse_map_sizes(height, width))
         ]
         return torch.cat(embeddings, dim=1)
 
@@ -91,9 +95,8 @@ class JMCELNPixelDecoder(nn.Module):
         ]
         tokens = torch.cat(tokens, dim=1)
         positions = self.positions(height, width, tokens)
-        map_sizes = [(height, width), (height // 2, width // 2)]
         for layer in self.layers:
-            tokens = layer(tokens, positions, map_sizes)
+            tokens = layer(tokens, positions, coarse_map_sizes(height, width))
 
         maps = self.top_projection(tokens[:, : height * width]).unflatten(1, (height, width))
         pyramid = [maps]

@@ -1,14 +1,15 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 """The cascade: stages that write the context, read it, predict a mask and align it with the one before."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .alignment import JMCELNProgressiveAlignment
-from .attention import JMCELNFeedForward, JMCELNPixelAttention
 from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNContextComparison, JMCELNContextReader, JMCELNContextWriter
+from .fusion import JMCELNImageLayer
 from .pixel_decoder import JMCELNPixelMixer, resize_maps
 
 
@@ -78,18 +79,32 @@ class JMCELNMaskPredictor(nn.Module):
         return embeddings, logits + self.bias(answers).unsqueeze(-1)
 
 
-class JMCELNStage(GradientCheckpointingLayer):
-    """One stage: write, read, predict, align."""
+class JMCELNStageOutput(NamedTuple):
+    """
+    What a stage gives.
+
+    Args:
+        pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`): The working map.
+        context (`torch.Tensor` of shape `(batch * expressions, num_tokens, hidden)`)
+        logits (`torch.Tensor` of shape `(batch * expressions, 2, out_height, out_width)`): Referent and landmarks.
+        alignment_filter (`torch.Tensor` of shape `(batch * expressions, out_height, out_width)`, *optional*)
+        attentions (`torch.Tensor`, *optional*): What the writer attends to.
+    """
+
+    pixels: torch.Tensor
+    context: torch.Tensor
+    logits: torch.Tensor
+    alignment_filter: torch.Tensor | None
+    attentions: torch.Tensor | None
+
+
+class JMCELNStage(JMCELNImageLayer):
+    """One stage: write and read the context, let the pixels attend to each other, predict, align."""
 
     def __init__(self, config: JMCELNConfig, is_first: bool):
-        super().__init__()
+        super().__init__(config)
         self.writer = JMCELNContextWriter(config)
         self.reader = JMCELNContextReader(config)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = JMCELNPixelAttention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward = JMCELNFeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
         self.predictor = JMCELNMaskPredictor(config, is_first)
         self.mask_embedding = None if is_first else nn.Linear(2, config.hidden_size, bias=False)
         self.alignment = None if is_first or not config.use_alignment else JMCELNProgressiveAlignment(config)
@@ -106,7 +121,7 @@ class JMCELNStage(GradientCheckpointingLayer):
         width: int,
         previous_logits: torch.Tensor | None = None,
         output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    ) -> JMCELNStageOutput:
         """
         Args:
             pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`)
@@ -121,9 +136,7 @@ class JMCELNStage(GradientCheckpointingLayer):
             output_attentions (`bool`)
 
         Returns:
-            The new pixels and context, the logits of referent and landmarks
-            `(batch * expressions, 2, out_height, out_width)`, the alignment filter
-            `(batch * expressions, out_height, out_width)` (or `None`), and the writer's attention weights (or `None`).
+            [`JMCELNStageOutput`]
         """
         previous, previous_probabilities = None, None
         if previous_logits is not None:
@@ -137,9 +150,7 @@ class JMCELNStage(GradientCheckpointingLayer):
             context, words, word_bias, pixels, positions, previous_probabilities, output_attentions
         )
         pixels = self.reader(pixels, positions, context, words, word_bias)
-
-        pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, [(height, width)]))
-        pixels = pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
+        pixels = super().forward(pixels, positions, [(height, width)])
 
         embeddings, logits = self.predictor(pixels, positions, context, pixel_features, height, width, previous)
         alignment_filter = None
@@ -147,7 +158,7 @@ class JMCELNStage(GradientCheckpointingLayer):
             referent, landmarks = logits.unbind(1)
             referent, alignment_filter = self.alignment(embeddings, referent, previous[..., 0])
             logits = torch.stack([referent, landmarks], dim=1)
-        return pixels, context, logits, alignment_filter, weights
+        return JMCELNStageOutput(pixels, context, logits, alignment_filter, weights)
 
 
 class JMCELNCascade(nn.Module):
@@ -170,7 +181,7 @@ class JMCELNCascade(nn.Module):
         sentence: torch.Tensor,
         pixel_features: tuple[torch.Tensor, ...],
         output_attentions: bool = False,
-    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]]:
+    ) -> list[JMCELNStageOutput]:
         """
         Args:
             pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`)
@@ -182,26 +193,27 @@ class JMCELNCascade(nn.Module):
             output_attentions (`bool`)
 
         Returns:
-            What each [`JMCELNStage`] returned.
+            One a stage.
         """
         height, width = pixel_features[-1].shape[1:3]
         first_context = self.context_tokens.weight + self.sentence_projection(sentence).unsqueeze(1)
-        context, logits, stages = first_context, None, []
+        stages: list[JMCELNStageOutput] = []
+        context, logits = first_context, None
         for index, stage in enumerate(self.stages):
             level = min(len(pixel_features) - 1, self.num_stages - 1 - index)
-            stages.append(
-                stage(
-                    pixels,
-                    positions,
-                    context if self.use_contextual_embedding else first_context,
-                    words,
-                    word_bias,
-                    pixel_features[level],
-                    height,
-                    width,
-                    logits,
-                    output_attentions,
-                )
+            outputs = stage(
+                pixels,
+                positions,
+                context if self.use_contextual_embedding else first_context,
+                words,
+                word_bias,
+                pixel_features[level],
+                height,
+                width,
+                logits,
+                output_attentions,
             )
-            pixels, context, logits = stages[-1][:3]
+            # Gradient checkpointing makes a plain tuple of it.
+            stages.append(JMCELNStageOutput(*outputs))
+            pixels, context, logits = stages[-1].pixels, stages[-1].context, stages[-1].logits
         return stages

@@ -4,7 +4,7 @@
 import torch
 from torch import nn
 
-from .attention import JMCELNAttention, JMCELNFeedForward
+from .attention import JMCELNAttention, JMCELNFeedForward, matched_reading
 from .configuration_jmceln import JMCELNConfig
 
 
@@ -120,10 +120,13 @@ class JMCELNContextComparison(nn.Module):
         batch_size = pixel_features.shape[0]
         looks = self.projection(self.norm(pixel_features))
         cover = previous.detach().sigmoid().unflatten(0, (batch_size, -1))
-        # One pixel more than there are: a mask that covers nothing has nothing to compare with.
-        area = cover.sum((2, 3)).unsqueeze(-1) + 1
+        # One pixel more than there are: a mask that covers nothing has nothing to compare with. Divided half before
+        # the sum and half after it, since the sum of a large map's pixels is beyond float16, and a pixel's share of
+        # it too small.
+        root_of_area = (cover.float().sum((2, 3)) + 1).sqrt().to(cover.dtype)
+        cover = cover / root_of_area[:, :, None, None]
         # (batch, expressions, 2 masks, mask_features)
-        prototypes = torch.einsum("behwm,bhwc->bemc", cover, looks) / area
+        prototypes = torch.einsum("behwm,bhwc->bemc", cover, looks) / root_of_area.unsqueeze(-1)
         weights = self.weights(answers).unflatten(-1, (2, -1)).unflatten(0, (batch_size, -1))
         kernels = (weights * prototypes.unsqueeze(2)).sum(3)
         return torch.einsum("bhwc,benc->benhw", looks, kernels).flatten(0, 1) * self.scaling
@@ -155,5 +158,5 @@ class JMCELNContextReader(nn.Module):
         sources = torch.cat([words, self.context_norm(context)], dim=1)
         bias = nn.functional.pad(word_bias, (0, context.shape[1]))
         queries = self.pixel_norm(pixels) + positions
-        agreement = self.attention(queries, sources, sources, bias)[0] * self.pixel_gate(queries)
+        agreement = matched_reading(self.attention, self.pixel_gate, queries, sources, bias)
         return pixels + self.dropout(agreement)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import JMCELNAttention, JMCELNFeedForward, JMCELNPixelAttention
+from .attention import JMCELNAttention, JMCELNFeedForward, JMCELNPixelAttention, matched_reading
 from .configuration_jmceln import JMCELNConfig
 
 
@@ -38,7 +38,7 @@ class JMCELNImageLayer(GradientCheckpointingLayer):
 class JMCELNFusionLayer(JMCELNImageLayer):
     """
     A layer in which the pixels first attend to the words, then to each other. What a pixel takes from the words is
-    multiplied with what it shows itself, as in the pixel-word attention of LAVT (Yang et al., 2022).
+    multiplied with what it shows itself ([`matched_reading`]).
     """
 
     def __init__(self, config: JMCELNConfig):
@@ -64,7 +64,6 @@ class JMCELNFusionLayer(JMCELNImageLayer):
             word_bias (`torch.Tensor` of shape `(batch, 1, 1, length)`): 0 at words, very negative at padding.
         """
         queries = self.word_norm(pixels) + positions
-        # What the words say times what the pixel shows: whether both agree is a product, and a sum learns it late.
-        agreement = self.word_attention(queries, words, words, word_bias)[0] * self.word_gate(queries)
+        agreement = matched_reading(self.word_attention, self.word_gate, queries, words, word_bias)
         pixels = pixels + self.dropout(agreement)
         return super().forward(pixels, positions, map_sizes)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_jmceln import modeling_jmceln as modeling
 from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
 
 
@@ -135,3 +136,123 @@ def test_asking_for_attentions_changes_nothing():
     for weights in outputs.attentions:
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
     assert len(outputs.hidden_states) == MODEL.config.num_stages + 1
+
+
+def padded_to(pixel_values: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image in the upper left corner of a larger one, and where it is. What pads it is no zero on purpose."""
+    padded = torch.full((1, 3, height, width), 3.0)
+    padded[..., : pixel_values.shape[-2], : pixel_values.shape[-1]] = pixel_values
+    mask = torch.zeros(1, height, width, dtype=torch.long)
+    mask[:, : pixel_values.shape[-2], : pixel_values.shape[-1]] = 1
+    return padded, mask
+
+
+@pytest.mark.parametrize("use_contextual_embedding", [True, False])
+@torch.no_grad()
+def test_an_image_gets_the_same_answer_however_it_is_padded(use_contextual_embedding):
+    # Any encoder and any size, since each image is computed as if it were alone: Swin sees windows, 50 is no stride.
+    model = random_model(num_stages=3, use_contextual_embedding=use_contextual_embedding)
+    images = [random_inputs(1, 3, height=height, width=width, seed=width) for height, width in ((50, 70), (64, 33))]
+    images.append({**images[0], "pixel_values": images[0]["pixel_values"].flip(-1)})
+    alone = [model(**image, output_attentions=True, output_hidden_states=True) for image in images]
+    for height, width in ((64, 70), (100, 150)):
+        pairs = [padded_to(image["pixel_values"], height, width) for image in images]
+        batch = {
+            "pixel_values": torch.cat([pixels for pixels, _ in pairs]),
+            "pixel_mask": torch.cat([mask for _, mask in pairs]),
+            "input_ids": torch.cat([image["input_ids"] for image in images]),
+        }
+        together = model(**batch, output_attentions=True, output_hidden_states=True)
+        assert together.logits.shape == (3, 3, height, width)
+        features = model.get_image_features(batch["pixel_values"], batch["pixel_mask"])
+        torch.testing.assert_close(
+            model(image_features=features, input_ids=batch["input_ids"]).logits, together.logits
+        )
+        for index, (image, expected) in enumerate(zip(images, alone, strict=True)):
+            rows, columns = image["pixel_values"].shape[-2:]
+            logits = together.logits[index]
+            torch.testing.assert_close(logits[:, :rows, :columns], expected.logits[0], **TOLERANCE)
+            assert (logits[:, rows:] < -10).all()
+            assert (logits[:, :, columns:] < -10).all()
+            torch.testing.assert_close(together.presence_logits[index], expected.presence_logits[0], **TOLERANCE)
+            for ours, theirs in zip(together.stage_logits, expected.stage_logits, strict=True):
+                cells = theirs.shape[-2:]
+                torch.testing.assert_close(ours[index, :, : cells[0], : cells[1]], theirs[0], **TOLERANCE)
+            for ours, theirs in zip(together.attentions, expected.attentions, strict=True):
+                torch.testing.assert_close(ours[index].sum(-1), theirs[0].sum(-1))
+
+
+def test_padding_teaches_nothing():
+    model = random_model(num_stages=3)
+    image = random_inputs(1, 2, height=50, width=70)
+    labels, landmark_masks = random_labels(image), random_labels(image, seed=1)
+    expected = model(**image, labels=labels, landmark_masks=landmark_masks).loss
+    padded, mask = padded_to(image["pixel_values"], 100, 150)
+    size = (0, 150 - 70, 0, 100 - 50)
+    for value in (255, 1):
+        loss = model(
+            padded,
+            image["input_ids"],
+            pixel_mask=mask,
+            labels=torch.nn.functional.pad(labels, size, value=value),
+            landmark_masks=torch.nn.functional.pad(landmark_masks, size, value=value),
+        ).loss
+        torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert model.backbone.swin.embeddings.patch_embeddings.projection.weight.grad.abs().sum() > 0
+
+
+def test_refused_pixel_masks():
+    inputs = random_inputs(2, 1)
+    mask = torch.ones(2, 64, 64)
+    with pytest.raises(ValueError, match=r"`pixel_mask` must have the shape \(2, 64, 64\)"):
+        MODEL(**inputs, pixel_mask=mask[:, :32])
+    mask[1, 3, 3] = 0
+    with pytest.raises(ValueError, match=r"one rectangle that begins in the upper left corner.*image 1 of the batch"):
+        MODEL(**inputs, pixel_mask=mask)
+
+
+@torch.no_grad()
+def test_text_features_give_the_logits_of_the_one_call_form():
+    inputs = random_inputs(2, 3)
+    inputs["attention_mask"][0, 1, 4:] = 0
+    expected = MODEL(**inputs).logits
+    features = MODEL.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    torch.testing.assert_close(MODEL(inputs["pixel_values"], text_features=features).logits, expected)
+    image_features = MODEL.get_image_features(inputs["pixel_values"])
+    torch.testing.assert_close(MODEL(image_features=image_features, text_features=features).logits, expected)
+
+
+@torch.no_grad()
+def test_one_phrase_is_encoded_once_for_many_images():
+    inputs = random_inputs(3, None)
+    phrase = inputs["input_ids"][:1]
+    features = MODEL.get_text_features(phrase)
+    expected = MODEL(inputs["pixel_values"], phrase.expand(3, -1))
+    outputs = MODEL(inputs["pixel_values"], text_features=features)
+    torch.testing.assert_close(outputs.logits, expected.logits, **TOLERANCE)
+    torch.testing.assert_close(outputs.presence_logits, expected.presence_logits, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_many_expressions_are_answered_in_parts(monkeypatch):
+    inputs = random_inputs(2, 7)
+    whole = MODEL(**inputs, output_attentions=True)
+    monkeypatch.setattr(modeling, "EXPRESSIONS_AT_A_TIME", 3)
+    sizes = []
+    original = MODEL._answer
+
+    def recorded(image_features, words, *arguments, **kwargs):
+        sizes.append(words.shape[1])
+        return original(image_features, words, *arguments, **kwargs)
+
+    monkeypatch.setattr(MODEL, "_answer", recorded)
+    parts = MODEL(**inputs, output_attentions=True)
+    assert sizes == [3, 3, 1]
+    torch.testing.assert_close(parts.logits, whole.logits, **TOLERANCE)
+    torch.testing.assert_close(parts.presence_logits, whole.presence_logits, **TOLERANCE)
+    for ours, theirs in zip(parts.attentions, whole.attentions, strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    with torch.enable_grad():
+        MODEL(**inputs)
+    assert sizes[3:] == [7]

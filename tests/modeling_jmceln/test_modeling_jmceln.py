@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
-from modeling_jmceln import JMCELNConfig, JMCELNModel
+import modeling_jmceln
+from modeling_jmceln import JMCELNConfig, JMCELNForReferringSegmentation, JMCELNModel
 from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
 from tests.tiny import tiny_config
 
@@ -39,6 +43,37 @@ def test_refused_inputs():
         model(**{**inputs, "pixel_values": inputs["pixel_values"][:0]})
 
 
+def test_unknown_arguments_are_named_with_the_nearest():
+    model, inputs = random_model(), random_inputs(1, 1)
+    with pytest.raises(TypeError, match="does not take `label`: did you mean `labels`"):
+        model(**inputs, label=random_labels(inputs))
+    with pytest.raises(TypeError, match="does not take `zzz`: it takes pixel_values, input_ids"):
+        model(**inputs, zzz=1)
+
+
+def test_what_the_processor_returns_is_taken():
+    inputs = random_inputs(1, 1)
+    outputs = random_model()(**inputs, original_sizes=torch.tensor([[480, 640]]))
+    assert outputs.logits.shape == (1, 1, 64, 64)
+
+
+def test_the_name_of_the_task_is_the_model():
+    assert JMCELNForReferringSegmentation is JMCELNModel
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", modeling_jmceln.__version__)
+    assert (Path(modeling_jmceln.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("sizes_in_text", [{"text_features": True, "input_ids": True}, {}])
+def test_either_words_or_their_features(sizes_in_text):
+    model, inputs = random_model(), random_inputs(1, 1)
+    features = model.get_text_features(inputs["input_ids"])
+    given = {name: features if name == "text_features" else inputs["input_ids"] for name in sizes_in_text}
+    with pytest.raises(ValueError, match="`input_ids`"):
+        model(inputs["pixel_values"], **given)
+    with pytest.raises(TypeError, match="`text_features` must be what `get_text_features` returns"):
+        model(inputs["pixel_values"], text_features=features.to_tuple())
+
+
 def test_wrong_strides_are_named():
     model, inputs = random_model(), random_inputs(1, 1)
     model.config.feature_strides = [8, 16, 32, 64]
@@ -58,6 +93,22 @@ def test_half_precision_is_close_to_single(dtype, implementation):
     half = model.to(dtype)(**inputs)  # whose pixels are float32, as a processor gives them
     assert half.logits.dtype == dtype
     assert (half.logits.float().sigmoid() - probabilities)[0].abs().mean() < 0.02
+
+
+@torch.no_grad()
+def test_float16_where_a_map_has_more_cells_than_it_can_count():
+    # 1024 x 1024 pixels are 65,536 cells at stride 4, and float16 ends at 65,504.
+    model = random_model()
+    for stage in model.cascade.stages:
+        nn.init.constant_(stage.predictor.bias.bias, 12.0)
+    for stage in model.cascade.stages[1:]:
+        nn.init.normal_(stage.predictor.comparison.weights.weight, std=0.3)
+    inputs = random_inputs(1, 1, height=1024, width=1024)
+    expected = model(**inputs).logits
+    logits = model.half()(**inputs).logits
+    assert expected.min() > 0, "a mask that covers all"
+    assert logits.isfinite().all()
+    assert (logits.float() - expected).abs().mean() < 0.02 * expected.abs().mean()
 
 
 def test_autocast_trains():
