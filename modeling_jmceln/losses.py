@@ -1,6 +1,8 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
 """Losses, one value an expression: masks, agreement of the stages, landmarks, presence of the referent."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -57,21 +59,26 @@ def alignment_loss(
 
 
 def cover_cells(
-    targets: torch.Tensor, weights: torch.Tensor, size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+    targets: torch.Tensor, weights: torch.Tensor, sizes: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]:
     """
-    Exact coverage of the cells of a coarser grid, so that no boundary is moved by it.
+    Exact coverage of the cells of coarser grids, so that no boundary is moved by them.
 
     Args:
         targets, weights (`torch.Tensor` of shape `(expressions, height, width)`): 0 or 1 at every pixel.
-        size (`tuple[int, int]`): Rows and columns of the grid.
+        sizes (`Iterable[tuple[int, int]]`): Rows and columns of the grids, of which each divides the finer ones.
 
     Returns:
-        The share of each cell's counted pixels that `targets` holds, and the share of its pixels that count.
+        For each size the share of each cell's counted pixels that `targets` holds, and the share of its pixels that
+        count.
     """
-    weights = nn.functional.adaptive_avg_pool2d(weights, size)
-    targets = nn.functional.adaptive_avg_pool2d(targets, size) / weights.clamp(min=1e-6)
-    return targets.clamp(max=1), weights
+    covered = {}
+    # A coarser grid is averaged from a finer one, which has far fewer cells than the image has pixels.
+    for size in sorted(set(sizes), reverse=True):
+        targets = nn.functional.adaptive_avg_pool2d(targets, size)
+        weights = nn.functional.adaptive_avg_pool2d(weights, size)
+        covered[size] = (targets / weights.clamp(min=1e-6)).clamp(max=1), weights
+    return covered
 
 
 def landmark_loss(
@@ -97,11 +104,18 @@ def landmark_loss(
     targets, weights = _targets_and_weights(landmark_masks)
     has_landmark = targets.flatten(1).any(1)
     targets, weights = _pad(targets, stage_size), _pad(weights, stage_size)
+    sizes = map_sizes(landmark_logits)
+    covered = cover_cells(targets, weights, sizes)
     losses = [
-        mask_loss(stage.float(), *cover_cells(targets, weights, stage.shape[-2:]), has_landmark, config)
-        for stage in landmark_logits
+        mask_loss(stage.float(), *covered[size], has_landmark, config)
+        for stage, size in zip(landmark_logits, sizes, strict=True)
     ]
     return torch.stack(losses).sum(0)
+
+
+def map_sizes(maps: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
+    """Rows and columns of each."""
+    return [(each.shape[-2], each.shape[-1]) for each in maps]
 
 
 def _targets_and_weights(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,12 +154,12 @@ def expression_losses(
 
     targets, weights = _pad(targets, stage_size), _pad(weights, stage_size)
     stage_logits = tuple(stage.float() for stage in stage_logits)
-    stage_weights = []
-    for stage in stage_logits:
-        target, weight = cover_cells(targets, weights, stage.shape[-2:])
-        stage_weights.append(weight)
-        loss = loss + config.stage_loss_weight * mask_loss(stage, target, weight, has_target, config)
+    sizes = map_sizes(stage_logits)
+    covered = cover_cells(targets, weights, sizes)
+    for stage, size in zip(stage_logits, sizes, strict=True):
+        loss = loss + config.stage_loss_weight * mask_loss(stage, *covered[size], has_target, config)
     if config.use_alignment:
+        stage_weights = [weight for _, weight in (covered[size] for size in sizes)]
         loss = loss + config.alignment_loss_weight * alignment_loss(stage_logits, stage_weights, has_target)
     presence = nn.functional.binary_cross_entropy_with_logits(
         presence_logits.float(), has_target.float(), reduction="none"

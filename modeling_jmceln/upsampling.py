@@ -49,7 +49,9 @@ class JMCELNConvexUpsampler(nn.Module):
         """
         features = [nn.functional.pixel_unshuffle(pixel_values, self.stride), pixel_features.permute(0, 3, 1, 2)]
         weights = self.weights(nn.functional.gelu(self.pixel_mixer(torch.cat(features, dim=1))))
-        return nn.functional.pixel_shuffle(weights, self.stride).softmax(dim=1)
+        # Softmax first: the nine channels that it goes over lie apart, and stay in the caches as they are now.
+        weights = weights.unflatten(1, (9, -1)).softmax(dim=1).flatten(1, 2)
+        return nn.functional.pixel_shuffle(weights, self.stride)
 
     def upsample(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """
@@ -60,18 +62,24 @@ class JMCELNConvexUpsampler(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch, expressions, height, width)`.
         """
-        batch_size, _, coarse_height, coarse_width = logits.shape
+        batch_size, num_expressions, rows, columns = logits.shape
         height, width = weights.shape[-2:]
-        padding = (0, coarse_width * self.stride - width, 0, coarse_height * self.stride - height)
-        weights = nn.functional.pixel_unshuffle(nn.functional.pad(weights, padding), self.stride)
-        weights = weights.reshape(batch_size, 1, 9, self.stride**2, coarse_height, coarse_width)
+        stride = self.stride
+        weights = nn.functional.pad(weights, (0, columns * stride - width, 0, rows * stride - height))
+        # A product of small matrices per cell, (expressions, 9) by (9, stride * stride), instead of nine sums over all
+        # pixels of all expressions.
+        weights = weights.reshape(batch_size, 9, rows, stride, columns, stride).permute(0, 2, 4, 1, 3, 5)
+        weights = weights.reshape(batch_size * rows * columns, 9, stride**2)
         padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
-        upsampled = 0
-        # Unbound, since the gradient of an index is a tensor of zeros as large as all nine weights.
-        for neighbour, weight in enumerate(weights.unbind(2)):
-            row, column = divmod(neighbour, 3)
-            cells = padded[:, :, row : row + coarse_height, column : column + coarse_width]
-            # (batch, expressions, stride * stride, coarse_height, coarse_width)
-            upsampled = upsampled + cells[:, :, None] * weight
-        upsampled = nn.functional.pixel_shuffle(upsampled, self.stride).squeeze(2)
+        neighbours = [
+            padded[:, :, row : row + rows, column : column + columns] for row in range(3) for column in range(3)
+        ]
+        cells = torch.stack(neighbours, dim=-1).permute(0, 2, 3, 1, 4)
+        cells = cells.reshape(batch_size * rows * columns, num_expressions, 9)
+        # In the precision of the weights, also where autocast would multiply in half of it.
+        with torch.autocast(logits.device.type, enabled=False):
+            upsampled = torch.bmm(cells.to(weights.dtype), weights)
+        upsampled = upsampled.view(batch_size, rows, columns, num_expressions, stride, stride)
+        upsampled = upsampled.permute(0, 3, 1, 4, 2, 5)
+        upsampled = upsampled.reshape(batch_size, num_expressions, rows * stride, columns * stride)
         return upsampled[..., :height, :width]

@@ -30,7 +30,10 @@ if transformers.__version__ != request["transformers"]:
 tensors = {}
 for name, folder in request["folders"].items():
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if dtypes != {torch.float32}:
+        sys.exit(f"The weights of {folder} are {dtypes} in memory, but its config.json says float32.")
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
     if type(model.config).__name__ != type(config).__name__ or config.model_type != "jmceln":
@@ -51,8 +54,13 @@ for name, folder in request["folders"].items():
     tensors[f"{name}.masks"] = masks.to(torch.uint8)
     tensors[f"{name}.scores"] = result["scores"]
 
+<<<<<<< HEAD
     pipe = pipeline("referring-image-segmentation", model=folder, trust_remote_code=True, dtype=torch.float32)
     found = pipe(request["image"], request["expressions"], **request["thresholds"][name])
+=======
+    pipe = pipeline("referring-image-segmentation", model=folder, trust_remote_code=True)
+    found = pipe(request["image"], request["expressions"])
+>>>>>>> c2708e6 (Upsample by small products, cover coarse cells from finer ones, and describe the encoders that were tried)
     if [one["label"] for one in found] != request["expressions"]:
         sys.exit(f"The pipeline found {found}.")
     tensors[f"{name}.pipeline_scores"] = torch.tensor([one["score"] for one in found])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments, pipeline
 
 from modeling_jmceln import JMCELNModel
@@ -80,9 +81,19 @@ def train_one_step(model: JMCELNModel, processor: JMCELNProcessor, folder: Path)
     return folder / "checkpoint-1"
 
 
+def halve_weights(folder: Path) -> None:
+    """Writes the weights of a folder in half precision; `dtype` in its config.json still says float32."""
+    weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in
+               load_file(folder / "model.safetensors").items()}  # fmt: skip
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A folder by `save_pretrained`, one by the Trainer, and what the model of each finds in a picture."""
+    """
+    A folder by `save_pretrained`, one by the Trainer, one whose weights have half precision on disk, and what the
+    model of each finds in a picture.
+    """
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
     model, processor = JMCELNModel(tiny_config()).eval(), tiny_processor()
@@ -94,7 +105,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         JMCELNModel.from_pretrained(folders["pretrained"]), processor, folder / "runs"
     )
 
+<<<<<<< HEAD
     expected, thresholds = {}, {}
+=======
+    shutil.copytree(folders["pretrained"], folder / "half")
+    halve_weights(folder / "half")
+    folders["half"] = folder / "half"
+
+    expected = {}
+>>>>>>> c2708e6 (Upsample by small products, cover coarse cells from finer ones, and describe the encoders that were tried)
     for name, path in folders.items():
         model, processor = JMCELNModel.from_pretrained(path).eval(), JMCELNProcessor.from_pretrained(path)
         inputs = processor(images=picture(), text=EXPRESSIONS, return_tensors="pt")
@@ -166,6 +185,13 @@ def test_checkpoint_was_trained(saved: dict[str, Any]) -> None:
     # Otherwise the two folders would be one test twice.
     difference = saved["expected"]["checkpoint.logits"] - saved["expected"]["pretrained.logits"]
     assert difference.abs().max() > 1e-3
+
+
+def test_half_of_the_bytes_are_full_precision_in_memory(saved: dict[str, Any]) -> None:
+    whole, half = (Path(saved["folders"][name]) / "model.safetensors" for name in ("pretrained", "half"))
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    model = JMCELNModel.from_pretrained(half.parent)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_the_package_would_be_noticed(saved: dict[str, Any], tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         Returns:
             `list[str]`: Names of the parameters that were frozen.
         """
-        is_training = self.training
+        modes = {module: module.training for module in self.modules()}
         size = 2 * self.config.feature_strides[-1]
         inputs = {
             "pixel_values": torch.zeros(1, 3, size, size, device=self.device),
@@ -192,7 +192,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
         with torch.enable_grad():
             loss = self.eval()(**inputs, landmark_masks=inputs["labels"], return_dict=True).loss
             gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-        self.train(is_training)
+        for module, mode in modes.items():
+            module.training = mode
         unused = [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
         for name in unused:
             trained[name].requires_grad_(False)
@@ -417,7 +418,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         self._check_features(pixel_values, image_features, input_ids, text_features)
         # What is asked for are the attentions and the hidden states of the cascade, not those of the encoders.
         encoder_kwargs = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
-        is_shared = text_features is not None and len(text_features.last_hidden_state) == 1
+        is_shared = text_features is not None and text_features.last_hidden_state.shape[0] == 1
         if text_features is None:
             text_features = self.get_text_features(input_ids, attention_mask, **encoder_kwargs)
         if image_features is None:
@@ -428,14 +429,15 @@ class JMCELNModel(JMCELNPreTrainedModel):
         has_expressions = words.ndim == 4
         if not has_expressions:
             words, sentences, attention_mask = (each.unsqueeze(1) for each in (words, sentences, attention_mask))
-        num_images = len(image_features.last_hidden_state)
+        # Not `len`, by which torch.export would take the number for a constant.
+        num_images = image_features.last_hidden_state.shape[0]
         if is_shared:
             words, sentences, attention_mask = (
                 each.expand(num_images, *each.shape[1:]) for each in (words, sentences, attention_mask)
             )
-        if len(words) != num_images:
+        if words.shape[0] != num_images:
             raise ValueError(
-                f"There are {num_images} images but expressions for {len(words)}. Several expressions of one image go"
+                f"There are {num_images} images but expressions for {words.shape[0]}. Several expressions of one image go"
                 " into a second dimension, (batch, expressions, length)."
             )
         leading_shape = words.shape[:2] if has_expressions else words.shape[:1]
@@ -518,7 +520,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
             answers = self._answer_in_parts(
                 crop_features(image_features, group, strides), *text, output_attentions=output_attentions
             )
-            parts.append(pad_answers(answers, group, image_features, strides[-2]))
+            parts.append(pad_answers(answers, group, image_features, image_features.pixel_mask, strides[-2]))
         order = original_order(groups)
         return JMCELNAnswers.concatenate(parts, dim=0).map(lambda tensor: tensor[order])
 

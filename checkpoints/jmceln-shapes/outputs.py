@@ -2,7 +2,7 @@
 """What the model returns: of images, of expressions, of both."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -31,8 +31,8 @@ class JMCELNImageFeatures(ModelOutput):
 
     last_hidden_state: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
-    pixel_features: tuple[torch.FloatTensor, ...] | None = None
-    upsampling_weights: torch.FloatTensor | None = None
+    pixel_features: tuple[torch.FloatTensor, ...] = field(default=None)
+    upsampling_weights: torch.FloatTensor = field(default=None)
     pixel_mask: torch.BoolTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None

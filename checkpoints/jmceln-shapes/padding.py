@@ -89,7 +89,11 @@ def pad_features(
 
 
 def pad_answers(
-    answers: JMCELNAnswers, group: JMCELNSizeGroup, features: JMCELNImageFeatures, stride: int
+    answers: JMCELNAnswers,
+    group: JMCELNSizeGroup,
+    features: JMCELNImageFeatures,
+    pixel_mask: torch.Tensor,
+    stride: int,
 ) -> JMCELNAnswers:
     """
     The answers for one group, with background around them.
@@ -98,6 +102,7 @@ def pad_answers(
         answers ([`JMCELNAnswers`]): Of the images of the group.
         group ([`JMCELNSizeGroup`])
         features ([`JMCELNImageFeatures`]): Of the whole batch, which has the sizes to pad to.
+        pixel_mask (`torch.BoolTensor` of shape `(batch, height, width)`): Of the whole batch.
         stride (`int`): Of the working map.
     """
     rows, columns = group.height // stride, group.width // stride
@@ -120,7 +125,7 @@ def pad_answers(
         return torch.cat([others, planes.flatten(-2)], dim=-1)
 
     height, width = features.upsampling_weights.shape[-2:]
-    is_image = features.pixel_mask[group.indices].unsqueeze(1)
+    is_image = pixel_mask[group.indices].unsqueeze(1)
     logits = pad_planes(answers.logits, max(height, group.height), max(width, group.width))[..., :height, :width]
     return answers._replace(
         logits=logits.masked_fill(~is_image, PADDING_LOGIT),

@@ -204,10 +204,18 @@ def test_unused_parameters_are_found_and_frozen():
     model = JMCELNModel.from_vision_text_pretrained(vision, config_of("bert", TEXT_ENCODERS["bert"]), **SMALL)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if name.startswith("backbone.encoder.head.")}
-    model.requires_grad_(True)
+    model.train().requires_grad_(True)
+    model.backbone.eval()
+    generator = torch.get_rng_state()
+    states = {name: value.clone() for name, value in model.state_dict().items()}
     assert set(model.freeze_unused_parameters()) == frozen
     assert model.freeze_unused_parameters() == []
+    # Nothing else has changed.
+    assert model.training
+    assert not model.backbone.training
     assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, states[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 class StubTimmBackbone(nn.Module):

@@ -15,7 +15,7 @@ from modeling_jmceln.attention import (
     sine_position_embedding,
 )
 from modeling_jmceln.contextual_embedding import JMCELNContextComparison
-from modeling_jmceln.losses import dice_loss, expression_losses, landmark_loss
+from modeling_jmceln.losses import cover_cells, dice_loss, expression_losses, landmark_loss, mask_loss
 from modeling_jmceln.upsampling import JMCELNConvexUpsampler
 from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
 from tests.tiny import tiny_config
@@ -262,6 +262,33 @@ def test_dice_loss_against_its_formula():
     ):
         expected = 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
         torch.testing.assert_close(loss, expected)
+
+
+def test_mask_loss_against_its_formula():
+    config = tiny_config()
+    logits, targets = torch.randn(2, 5, 5), torch.rand(2, 5, 5)
+    weights = torch.randint(0, 2, (2, 5, 5)).float()
+    losses = mask_loss(logits, targets, weights, torch.tensor([True, False]), config)
+    for index, loss in enumerate(losses):
+        counted = weights[index] == 1
+        logit, target = logits[index][counted], targets[index][counted]
+        expected = 2.0 * nn.functional.binary_cross_entropy_with_logits(logit, target)
+        if index == 0:
+            probability = logit.sigmoid()
+            overlap, total = (probability * target).sum(), probability.sum() + target.sum()
+            expected = expected + 1 - (2 * overlap + 1) / (total + 1)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_cells_of_every_grid_cover_what_their_pixels_do():
+    targets, weights = torch.randint(0, 2, (2, 3, 16, 24)).float()
+    targets = targets * weights
+    covered = cover_cells(targets, weights, [(4, 6), (8, 12), (4, 6)])
+    for (rows, columns), (share, counted) in covered.items():
+        blocks = [each.view(3, rows, 16 // rows, columns, 24 // columns) for each in (targets, weights)]
+        hit, known = (block.sum((2, 4)) for block in blocks)
+        torch.testing.assert_close(counted, known / (16 // rows * 24 // columns))
+        torch.testing.assert_close(share[known > 0], (hit / known)[known > 0])
 
 
 def test_perfect_logits_have_almost_no_loss_and_wrong_ones_much():
