@@ -437,8 +437,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
             )
         if words.shape[0] != num_images:
             raise ValueError(
-                f"There are {num_images} images but expressions for {words.shape[0]}. Several expressions of one image go"
-                " into a second dimension, (batch, expressions, length)."
+                f"There are {num_images} images but expressions for {words.shape[0]}. Several expressions of one image"
+                " go into a second dimension, (batch, expressions, length)."
             )
         leading_shape = words.shape[:2] if has_expressions else words.shape[:1]
         self._check_masks(labels, landmark_masks, (*leading_shape, *image_features.upsampling_weights.shape[-2:]))

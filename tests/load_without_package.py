@@ -54,13 +54,8 @@ for name, folder in request["folders"].items():
     tensors[f"{name}.masks"] = masks.to(torch.uint8)
     tensors[f"{name}.scores"] = result["scores"]
 
-<<<<<<< HEAD
-    pipe = pipeline("referring-image-segmentation", model=folder, trust_remote_code=True, dtype=torch.float32)
-    found = pipe(request["image"], request["expressions"], **request["thresholds"][name])
-=======
     pipe = pipeline("referring-image-segmentation", model=folder, trust_remote_code=True)
-    found = pipe(request["image"], request["expressions"])
->>>>>>> c2708e6 (Upsample by small products, cover coarse cells from finer ones, and describe the encoders that were tried)
+    found = pipe(request["image"], request["expressions"], **request["thresholds"][name])
     if [one["label"] for one in found] != request["expressions"]:
         sys.exit(f"The pipeline found {found}.")
     tensors[f"{name}.pipeline_scores"] = torch.tensor([one["score"] for one in found])

@@ -105,15 +105,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         JMCELNModel.from_pretrained(folders["pretrained"]), processor, folder / "runs"
     )
 
-<<<<<<< HEAD
-    expected, thresholds = {}, {}
-=======
     shutil.copytree(folders["pretrained"], folder / "half")
     halve_weights(folder / "half")
     folders["half"] = folder / "half"
 
-    expected = {}
->>>>>>> c2708e6 (Upsample by small products, cover coarse cells from finer ones, and describe the encoders that were tried)
+    expected, thresholds = {}, {}
     for name, path in folders.items():
         model, processor = JMCELNModel.from_pretrained(path).eval(), JMCELNProcessor.from_pretrained(path)
         inputs = processor(images=picture(), text=EXPRESSIONS, return_tensors="pt")

@@ -22,6 +22,8 @@ import torch
 import transformers
 from transformers import set_seed
 
+from modeling_jmceln import JMCELNModel
+
 from .. import JMCELNProcessor
 from ..data.leak_filter import held_out_by_all
 from ..names import nearest_name
@@ -130,102 +132,7 @@ def first_rows(rows: Any, count: int) -> Any:
     raise ValueError("`max_train_images` and `max_eval_images` are for datasets of known length.")
 
 
-<<<<<<< HEAD
-def freeze_parts(model: torch.nn.Module, processor: JMCELNProcessor, arguments: ReferringTrainingArguments) -> None:
-=======
-def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcessor:
-    if arguments.model_name_or_path is not None:
-        processor = AutoProcessor.from_pretrained(
-            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code
-        )
-        if arguments.tokenizer is not None:
-            raise ValueError("`model_name_or_path` has a tokenizer of its own, which its weights need.")
-    else:
-        image_processor = JMCELNImageProcessor(**image_statistics(arguments.vision_model))
-        processor = JMCELNProcessor(image_processor, build_tokenizer(arguments, train_rows))
-    if arguments.image_size is not None:
-        processor.image_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
-    if arguments.keep_aspect_ratio is not None:
-        processor.image_processor.keep_aspect_ratio = arguments.keep_aspect_ratio
-    if arguments.max_words is not None:
-        processor.tokenizer.model_max_length = arguments.max_words
-    return processor
-
-
-def image_statistics(vision_model: str | None) -> dict[str, list[float]]:
-    """Mean and standard deviation of the colors that a pretrained vision model expects, where it names them."""
-    if vision_model is None:
-        return {}
-    try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_model)
-    except OSError:  # neither a folder nor a repository with settings of an image processor
-        return {}
-    return {name: settings[name] for name in ("image_mean", "image_std") if settings.get(name)}
-
-
-def build_tokenizer(arguments: ModelArguments, train_rows: Any) -> Any:
-    if arguments.tokenizer != "words":
-        return AutoTokenizer.from_pretrained(arguments.tokenizer or arguments.text_model)
-    return build_word_tokenizer(training_words(train_rows))
-
-
-def training_words(rows: Any) -> Iterable[str]:
-    if isinstance(rows, GeneratedShapes):
-        return shapes_vocabulary()
-    if not isinstance(rows, datasets.Dataset):
-        raise ValueError("The words of a stream are not known beforehand; name a `tokenizer`.")
-    return {expression for row in rows.select_columns(["expressions"]) for expression in row["expressions"]}
-
-
-def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.nn.Module:
-    attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
-    if arguments.model_name_or_path is not None:
-        model = AutoModel.from_pretrained(
-            arguments.model_name_or_path,
-            trust_remote_code=arguments.trust_remote_code,
-            dtype=torch.float32,
-            **attention,
-        )
-        return renew_parts(model, arguments.new_parts, arguments.model_config) if arguments.new_parts else model
-    fields: dict[str, Any] = dict(arguments.model_config)  # pyrefly: ignore[no-matching-overload] - a dict once parsed
-    if arguments.text_model is not None:
-        return JMCELNModel.from_vision_text_pretrained(
-            arguments.vision_model, arguments.text_model, **fields, **attention
-        )
-    text_config = dict(fields.pop("text_config", None) or {"model_type": "bert"})
-    if arguments.tokenizer == "words":
-        text_config["vocab_size"] = len(processor.tokenizer)
-        text_config["pad_token_id"] = processor.tokenizer.pad_token_id
-    if arguments.vision_model is not None:
-        text_encoder = AutoConfig.for_model(**text_config)
-        return JMCELNModel.from_vision_text_pretrained(arguments.vision_model, text_encoder, **fields, **attention)
-    fields["text_config"] = text_config
-    return JMCELNModel._from_config(JMCELNConfig(**fields), **attention)
-
-
-def renew_parts(model: torch.nn.Module, new_parts: Sequence[str], fields: Mapping[str, Any]) -> torch.nn.Module:
-    """
-    A model like `model` but for `fields` of its configuration. Its `new_parts` have random weights, and so have those
-    that `model` does not have, such as further layers.
-    """
-    parts = [name for name, _ in model.named_children()]
-    unknown = set(new_parts) - set(parts)
-    if unknown:
-        raise ValueError(f"`new_parts`: the model has no parts {sorted(unknown)}; it has {parts}.")
-    config = type(model.config).from_dict({**model.config.to_dict(), **fields})
-    renewed = JMCELNModel._from_config(config, attn_implementation=model.config._attn_implementation)
-    prefixes = tuple(f"{part}." for part in new_parts)
-    kept = {name: weight for name, weight in model.state_dict().items() if not name.startswith(prefixes)}
-    shapes = {name: weight.shape for name, weight in renewed.state_dict().items()}
-    unfit = {name.partition(".")[0] for name, weight in kept.items() if shapes.get(name) != weight.shape}
-    if unfit:
-        raise ValueError(f"With {dict(fields)} the weights of {sorted(unfit)} do not fit: add them to `new_parts`.")
-    renewed.load_state_dict(kept, strict=False)
-    return renewed
-
-
 def freeze_parts(model: JMCELNModel, arguments: ReferringTrainingArguments) -> None:
->>>>>>> c2708e6 (Upsample by small products, cover coarse cells from finer ones, and describe the encoders that were tried)
     """Freeze the modules that are not to learn, and what no mask depends on."""
     for part in frozen_modules(model, arguments):
         freeze(part)

@@ -95,6 +95,7 @@ def test_half_precision_is_close_to_single(dtype, implementation):
     assert (half.logits.float().sigmoid() - probabilities)[0].abs().mean() < 0.02
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_float16_where_a_map_has_more_cells_than_it_can_count():
     # 1024 x 1024 pixels are 65,536 cells at stride 4, and float16 ends at 65,504.

@@ -174,6 +174,18 @@ def test_comparison_against_a_loop_over_expressions():
 
 
 @torch.no_grad()
+def test_comparison_in_float16_of_a_mask_with_more_cells_than_it_can_count():
+    # 1024 x 1024 pixels are 65,536 cells at stride 4, and float16 ends at 65,504: their area was infinite.
+    torch.manual_seed(0)
+    comparison = JMCELNContextComparison(tiny_config())
+    inputs = torch.randn(1, 2, 32), torch.randn(1, 256, 256, 16), torch.full((1, 256, 256, 2), 12.0)
+    expected = comparison(*inputs)
+    added = comparison.half()(*(each.half() for each in inputs)).float()
+    assert expected.abs().max() > 0.05
+    torch.testing.assert_close(added, expected, atol=0.02 * expected.abs().max().item(), rtol=0)
+
+
+@torch.no_grad()
 def test_comparison_tells_who_shares_a_feature_with_the_landmark():
     torch.manual_seed(0)
     comparison = JMCELNContextComparison(tiny_config())
