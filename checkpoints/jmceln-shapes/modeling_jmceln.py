@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 # Every file of the package is named here: transformers 4.57 copies into a saved folder what its entry file imports.
 from .alignment import JMCELNAlignmentFilter
 from .attention import JMCELNAttention  # noqa: F401
 from .cascade import JMCELNCascade, JMCELNMaskBias
+from .category_matching import JMCELNCategoryMatcher, JMCELNCategoryReader, category_evidence
 from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNComparisonWeights, JMCELNContextWriter  # noqa: F401
 from .fusion import JMCELNFusionLayer
@@ -69,6 +70,9 @@ class JMCELNPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=1.0)
+        elif isinstance(module, JMCELNCategoryReader):
+            nn.init.zeros_(module.center)
+            nn.init.constant_(module.sharpness, 10.0)
 
 
 class JMCELNModel(JMCELNPreTrainedModel):
@@ -95,6 +99,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         self.fusion_layers = nn.ModuleList([JMCELNFusionLayer(config) for _ in range(config.num_fusion_layers)])
         self.cascade = JMCELNCascade(config)
         self.presence_head = JMCELNPresenceHead(config)
+        self.category_matcher = JMCELNCategoryMatcher(config) if config.num_categories > 0 else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -166,6 +171,9 @@ class JMCELNModel(JMCELNPreTrainedModel):
         # What turns a plain transformer's map into a pyramid is new, and stays random.
         model.backbone.load_state_dict({**model.backbone.state_dict(), **vision.state_dict})
         model.text_model.load_state_dict(text_encoder.state_dict())
+        if vision.category_names is not None and not isinstance(text_model, PretrainedConfig):
+            tokenizer = AutoTokenizer.from_pretrained(text_model, **hub_kwargs)
+            model.category_matcher.reader.learn_names(vision.category_names, model.text_model.eval(), tokenizer)
         model.freeze_unused_parameters()
         return model.eval()
 
@@ -257,6 +265,9 @@ class JMCELNModel(JMCELNPreTrainedModel):
                     " `feature_strides` to the strides of the backbone; each must be twice the one before."
                 )
         tokens, pixel_features = self.pixel_decoder(list(outputs.feature_maps))
+        if self.category_matcher is not None:
+            evidence = category_evidence(outputs.feature_maps[-2:], self.config.num_categories)
+            tokens = torch.cat([tokens, evidence], dim=-1)
         return JMCELNImageFeatures(
             last_hidden_state=tokens,
             pixel_features=pixel_features,
@@ -339,9 +350,13 @@ class JMCELNModel(JMCELNPreTrainedModel):
         )
         words = self.text_norm(self.text_projection(outputs.last_hidden_state)).unflatten(0, input_ids.shape[:-1])
         word_weights = is_visible.unsqueeze(-1).to(words.dtype)
+        sentences = (words * word_weights).sum(-2) / word_weights.sum(-2)
+        if self.category_matcher is not None:
+            categories = self.category_matcher.reader(outputs.last_hidden_state, is_visible.flatten(0, -2))
+            sentences = torch.cat([sentences, categories.flatten(1).unflatten(0, input_ids.shape[:-1])], dim=-1)
         features = JMCELNTextFeatures(
             last_hidden_state=words,
-            pooler_output=(words * word_weights).sum(-2) / word_weights.sum(-2),
+            pooler_output=sentences,
             attention_mask=attention_mask,
             hidden_states=outputs.hidden_states if "output_hidden_states" in text_kwargs else None,
             attentions=outputs.attentions if "output_attentions" in text_kwargs else None,
@@ -572,10 +587,16 @@ class JMCELNModel(JMCELNPreTrainedModel):
             sentences.flatten(0, 1),
         )
 
-        tokens, pixel_features = image_features.last_hidden_state, image_features.pixel_features
+        # What follows the channels of the model is of the categories that a detector knows, and is often empty.
+        hidden_size = self.config.hidden_size
+        sentences, categories = sentences[..., :hidden_size], sentences[..., hidden_size:]
+        tokens, evidence = image_features.last_hidden_state.tensor_split([hidden_size], dim=-1)
+        pixel_features = image_features.pixel_features
         height, width = pixel_features[-1].shape[1:3]
         positions = self.pixel_decoder.positions(height, width, tokens)
         pixels = tokens.unsqueeze(1).expand(-1, leading_shape[1], -1, -1).flatten(0, 1)
+        if self.category_matcher is not None:
+            pixels = pixels + self.category_matcher(categories, evidence)
         for layer in self.fusion_layers:
             pixels = layer(pixels, positions, coarse_map_sizes(height, width), words, word_bias)
         pixels, positions = pixels[:, : height * width], positions[:, : height * width]

@@ -16,7 +16,8 @@ class JMCELNImageFeatures(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, num_pixels, hidden)`):
-            Tokens of the working map (the second coarsest), then of the coarsest.
+            Tokens of the working map (the second coarsest), then of the coarsest. With `num_categories` in the
+            configuration so many channels follow, with what each pixel shows of each category.
         pooler_output (`torch.FloatTensor`, *optional*):
             Always `None`; transformers expects the field of every `get_image_features`.
         pixel_features (`tuple` of `torch.FloatTensor` of shape `(batch, height, width, mask_features)`):
@@ -45,7 +46,9 @@ class JMCELNTextFeatures(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch[, expressions], length, hidden)`): Words.
-        pooler_output (`torch.FloatTensor` of shape `(batch[, expressions], hidden)`): Means of the words.
+        pooler_output (`torch.FloatTensor` of shape `(batch[, expressions], hidden)`):
+            Means of the words. With `num_categories` in the configuration twice as many channels follow: the shares of
+            each category in the referent and in the landmarks.
         attention_mask (`torch.Tensor` of shape `(batch[, expressions], length)`): 1 at words, 0 at padding.
         hidden_states (`tuple` of `torch.FloatTensor`, *optional*): The text encoder's, if asked for.
         attentions (`tuple` of `torch.FloatTensor`, *optional*): The text encoder's, if asked for.

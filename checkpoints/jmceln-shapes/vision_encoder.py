@@ -2,6 +2,7 @@
 """Vision encoders as a pyramid of feature maps, also those that transformers does not offer as a backbone."""
 
 import inspect
+import json
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from .configuration_jmceln import JMCELNConfig
 
 # Beside the weights of a vision model that comes with them.
 CATEGORY_HEADS_FILE = "category_heads.safetensors"
+CATEGORY_NAMES_FILE = "category_names.json"
 # An image on which encoders are tried, in pixels. It is not square, so that no encoder of a fixed size passes.
 TRIAL_HEIGHT, TRIAL_WIDTH = 256, 320
 
@@ -208,10 +210,14 @@ def all_feature_maps(outputs: Any) -> tuple[torch.Tensor, ...]:
 
 
 class JMCELNPretrainedVision(NamedTuple):
-    """A vision encoder to start from: the fields of [`JMCELNConfig`] that describe it, and weights to copy."""
+    """
+    A vision encoder to start from: the fields of [`JMCELNConfig`] that describe it, weights to copy, and the names of
+    the categories that its detector knows, if it comes with one.
+    """
 
     config_fields: dict[str, Any]
     state_dict: dict[str, torch.Tensor]
+    category_names: list[str] | None = None
 
 
 def load_vision_encoder(
@@ -298,6 +304,9 @@ def _load_hidden_state_pyramid(encoder: nn.Module, heads_file: Path | None) -> J
         heads = load_file(heads_file)
         fields["num_categories"] = len(heads["heads.0.bias"])
         weights |= {f"category_heads.{key}": value for key, value in heads.items()}
+        names_file = heads_file.parent / CATEGORY_NAMES_FILE
+        if names_file.is_file():
+            return JMCELNPretrainedVision(fields, weights, json.loads(names_file.read_text(encoding="utf-8")))
     return JMCELNPretrainedVision(fields, weights)
 
 
