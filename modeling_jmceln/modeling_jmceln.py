@@ -462,8 +462,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
         loss = None
         if labels is not None:
             loss = self._loss(answers, image_features, attention_mask, labels, landmark_masks, num_items_in_batch)
-        if not has_expressions:
-            answers = answers.map(lambda tensor: tensor.squeeze(1))
+        if has_expressions:
+            answers = answers.map(lambda tensor: tensor.unflatten(0, leading_shape))
         hidden_states = answers.hidden_states
         if isinstance(output_hidden_states, (list, tuple)):
             wanted = {index % len(hidden_states) for index in output_hidden_states}
@@ -528,16 +528,26 @@ class JMCELNModel(JMCELNPreTrainedModel):
         if image_features.pixel_mask is None:
             return self._answer_in_parts(image_features, words, attention_mask, sentences, output_attentions)
         strides = self.config.feature_strides
+        num_expressions = words.shape[1]
         groups = group_by_size(image_features.pixel_mask, strides[-1])
         parts = []
         for group in groups:
             text = (each[group.indices] for each in (words, attention_mask, sentences))
             answers = self._answer_in_parts(
                 crop_features(image_features, group, strides), *text, output_attentions=output_attentions
+            ).map(lambda tensor: tensor.unflatten(0, (-1, num_expressions)))
+            parts.append(
+                pad_answers(
+                    answers,
+                    group,
+                    image_features,
+                    image_features.pixel_mask,
+                    strides[-2],
+                    attends_to_pixels=self.config.use_contextual_embedding,
+                )
             )
-            parts.append(pad_answers(answers, group, image_features, image_features.pixel_mask, strides[-2]))
         order = original_order(groups)
-        return JMCELNAnswers.concatenate(parts, dim=0).map(lambda tensor: tensor[order])
+        return JMCELNAnswers.concatenate(parts, dim=0).map(lambda tensor: tensor[order].flatten(0, 1))
 
     def _answer_in_parts(
         self,
@@ -550,13 +560,16 @@ class JMCELNModel(JMCELNPreTrainedModel):
         """As `_answer`, so many expressions at a time as are fast."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._answer(image_features, words, attention_mask, sentences, output_attentions)
+        num_images = words.shape[0]
         parts = [
-            self._answer(image_features, *text, output_attentions=output_attentions)
+            self._answer(image_features, *text, output_attentions=output_attentions).map(
+                lambda tensor: tensor.unflatten(0, (num_images, -1))
+            )
             for text in zip(
                 *(each.split(EXPRESSIONS_AT_A_TIME, dim=1) for each in (words, attention_mask, sentences)), strict=True
             )
         ]
-        return JMCELNAnswers.concatenate(parts, dim=1)
+        return JMCELNAnswers.concatenate(parts, dim=1).map(lambda tensor: tensor.flatten(0, 1))
 
     def _answer(
         self,
@@ -608,18 +621,15 @@ class JMCELNModel(JMCELNPreTrainedModel):
         )
         presence_logits = self.presence_head(last.pixels, last.context, last.logits[:, 0], height, width)
 
-        def unflatten(tensors: list[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
-            return tuple(tensor.unflatten(0, leading_shape) for tensor in tensors if tensor is not None)
-
         return JMCELNAnswers(
-            logits=logits,
-            presence_logits=presence_logits.unflatten(0, leading_shape),
-            stage_logits=unflatten([stage.logits[:, 0] for stage in stages]),
-            landmark_logits=unflatten([stage.logits[:, 1] for stage in stages]),
-            contextual_embeddings=unflatten([stage.context for stage in stages]),
-            alignment_filters=unflatten([stage.alignment_filter for stage in stages]),
-            hidden_states=unflatten([pixels, *(stage.pixels for stage in stages)]),
-            attentions=unflatten([stage.attentions for stage in stages]),
+            logits=logits.flatten(0, 1),
+            presence_logits=presence_logits,
+            stage_logits=tuple(stage.logits[:, 0] for stage in stages),
+            landmark_logits=tuple(stage.logits[:, 1] for stage in stages),
+            contextual_embeddings=tuple(stage.context for stage in stages),
+            alignment_filters=tuple(stage.alignment_filter for stage in stages if stage.alignment_filter is not None),
+            hidden_states=(pixels, *(stage.pixels for stage in stages)),
+            attentions=tuple(stage.attentions for stage in stages if stage.attentions is not None),
         )
 
     def _loss(
@@ -632,22 +642,22 @@ class JMCELNModel(JMCELNPreTrainedModel):
         num_items_in_batch: int | torch.Tensor | None,
     ) -> torch.Tensor:
         """The mean over the expressions that are not padding."""
-        is_image = None if image_features.pixel_mask is None else image_features.pixel_mask.unsqueeze(1)
 
         def flatten(masks: torch.Tensor) -> torch.Tensor:
-            masks = masks.reshape(answers.logits.shape)
-            return (masks if is_image is None else masks.masked_fill(~is_image, 255)).flatten(0, 1)
+            if image_features.pixel_mask is not None:
+                is_image = image_features.pixel_mask.view(-1, *[1] * (masks.ndim - 3), *masks.shape[-2:])
+                masks = masks.masked_fill(~is_image, 255)
+            return masks.reshape(answers.logits.shape)
 
         height, width = image_features.pixel_features[-1].shape[1:3]
         stride = self.config.feature_strides[-2]
         padded_size = (height * stride, width * stride)
-        flat = answers.map(lambda tensor: tensor.flatten(0, 1))
         losses = expression_losses(
-            flat.logits, flat.stage_logits, flat.presence_logits, flatten(labels), padded_size, self.config
+            answers.logits, answers.stage_logits, answers.presence_logits, flatten(labels), padded_size, self.config
         )
         if landmark_masks is not None:
             losses = losses + self.config.landmark_loss_weight * landmark_loss(
-                flat.landmark_logits, flatten(landmark_masks), padded_size, self.config
+                answers.landmark_logits, flatten(landmark_masks), padded_size, self.config
             )
         is_counted = attention_mask.bool().any(dim=-1).flatten()
         num_items = is_counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch

@@ -94,16 +94,18 @@ def pad_answers(
     features: JMCELNImageFeatures,
     pixel_mask: torch.Tensor,
     stride: int,
+    attends_to_pixels: bool,
 ) -> JMCELNAnswers:
     """
     The answers for one group, with background around them.
 
     Args:
-        answers ([`JMCELNAnswers`]): Of the images of the group.
+        answers ([`JMCELNAnswers`]): Of the images of the group, of shape `(images, expressions, ...)`.
         group ([`JMCELNSizeGroup`])
         features ([`JMCELNImageFeatures`]): Of the whole batch, which has the sizes to pad to.
         pixel_mask (`torch.BoolTensor` of shape `(batch, height, width)`): Of the whole batch.
         stride (`int`): Of the working map.
+        attends_to_pixels (`bool`): Whether pixels are among the keys of the attentions.
     """
     rows, columns = group.height // stride, group.width // stride
     canvas_rows, canvas_columns = features.pixel_features[-1].shape[1:3]
@@ -117,9 +119,9 @@ def pad_answers(
         return pad_maps(maps, canvas_rows, canvas_columns).flatten(1, 2).unflatten(0, pixels.shape[:2])
 
     def pad_weights(weights: torch.Tensor) -> torch.Tensor:
-        num_others = weights.shape[-1] - rows * columns
-        if num_others < 0:  # no pixels were attended to
+        if not attends_to_pixels:
             return weights
+        num_others = weights.shape[-1] - rows * columns
         others, pixels = weights.split([num_others, rows * columns], dim=-1)
         planes = pad_planes(pixels.unflatten(-1, (rows, columns)), canvas_rows, canvas_columns)
         return torch.cat([others, planes.flatten(-2)], dim=-1)

@@ -38,7 +38,11 @@ def build_vision_encoder(config: JMCELNConfig) -> nn.Module:
         return JMCELNHiddenStatePyramid(
             encoder, config.feature_indices, config.feature_channels, config.num_categories
         )
-    return AutoBackbone.from_config(config.backbone_config)
+    backbone = AutoBackbone.from_config(config.backbone_config)
+    if hasattr(backbone, "swin"):
+        # The default encoder has a norm that no feature map passes; `freeze_unused_parameters` finds those of others.
+        backbone.swin.layernorm.requires_grad_(False)
+    return backbone
 
 
 class JMCELNCategoryHeads(nn.Module):

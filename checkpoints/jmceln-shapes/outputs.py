@@ -106,7 +106,7 @@ class JMCELNOutput(ModelOutput):
 
 class JMCELNAnswers(NamedTuple):
     """
-    What the part after the encoders finds: tensors of shape `(batch, expressions, ...)` and tuples of them, one a
+    What the part after the encoders finds: tensors of shape `(batch * expressions, ...)` and tuples of them, one a
     stage, with the meanings of [`JMCELNOutput`].
     """
 

@@ -180,6 +180,8 @@ def test_an_image_gets_the_same_answer_however_it_is_padded(use_contextual_embed
                 torch.testing.assert_close(ours[index, :, : cells[0], : cells[1]], theirs[0], **TOLERANCE)
             for ours, theirs in zip(together.attentions, expected.attentions, strict=True):
                 torch.testing.assert_close(ours[index].sum(-1), theirs[0].sum(-1))
+                num_keys = theirs.shape[-1] + (ours[index].shape[-1] - theirs.shape[-1]) * use_contextual_embedding
+                assert ours[index].shape[-1] == num_keys
 
 
 def test_padding_teaches_nothing():
