@@ -7,11 +7,12 @@
    Esperanto ("the small striped ruga stelo left of the blua ringo"). Plain transformers: `add_tokens`,
    `resize_token_embeddings`, `Trainer`. The model goes to `runs/demo/model`.
 3. Scores it before and after on scenes of the test split (`runs/demo/scores.md`), and draws expressions of them, which
-   are chosen by lot (`runs/demo/demo.png`).
+   are drawn at random (`runs/demo/demo.png`).
 """
 
 import argparse
 import json
+import logging
 import random
 import sys
 import textwrap
@@ -221,7 +222,7 @@ class Case(NamedTuple):
 
 
 def draw_lots(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, list[Case]]:
-    """Up to `number` expressions of each level, chosen by lot."""
+    """Up to `number` expressions of each level, drawn at random."""
     of_level: dict[str, list[Case]] = {level: [] for level in LEVELS}
     for index, row in enumerate(rows):
         for expression, level in enumerate(row["levels"]):
@@ -255,7 +256,7 @@ def draw_sheet(
         parts += [heading, line]
     scores = ", ".join(f"{value:.2f} {name}" for name, value in sheet_scores(cases, answers).items())
     title = (
-        f"Expressions chosen by lot. Each: the scene, {', '.join(answers)}. P@0.5 of all that have a target: {scores}."
+        f"Expressions drawn at random. Each: the scene, {', '.join(answers)}. P@0.5 of all with a target: {scores}."
     )
     legend = [(title, "black"), *MASK_COLOURS.items()]
     sheet = grid([with_caption(Image.new("RGB", (parts[1].width, 0)), legend), *parts], 1)
@@ -329,7 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
 
     print(f"Teaching {SHAPES_MODEL.name} {len(set(NEW_WORDS.values()))} new words, for example in:")
     print("\n".join(f"  {text}" for text in test_rows[0]["expressions"][:3]))
-    print("First it is asked as it is, and warns of every word that it does not know.")
+    # It would warn of each word that it does not know yet.
+    logging.getLogger("transformers_modules").setLevel(logging.ERROR)
     before, english = ask_all(model, processor, test_rows), ask_all(model, processor, test_rows, "english")
     training = time.perf_counter()
     fine_tune(model, processor, train_rows, settings.max_steps, settings.output_dir / "model")
