@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from . import ReferringImageSegmentationPipeline
 
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "jmceln-shapes"
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "jmceln-photos"
 
 
 def probability(text: str) -> float:
@@ -43,7 +43,7 @@ def build_parser() -> CommandParser:
         "--model",
         default=str(DEFAULT_MODEL),
         help="folder or Hub id of a trained JMCELN with its processor "
-        f"(default: {DEFAULT_MODEL.parent.name}/{DEFAULT_MODEL.name} of this project, which knows shapes alone)",
+        f"(default: {DEFAULT_MODEL.parent.name}/{DEFAULT_MODEL.name} of this project)",
     )
     parser.add_argument(
         "--image",

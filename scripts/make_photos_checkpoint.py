@@ -3,8 +3,8 @@
     python scripts/make_photos_checkpoint.py runs/photos data/coco_photos checkpoints/jmceln-photos
 
 Weights are written in half precision and load in float32. The scores come from the photos of the split `val`, which
-the run has not trained on; the pictures on the card from those of them whose license allows it. Run it again when the
-code of the model changes (a test says so).
+the run has not trained on; the pictures on the card from those of them whose license allows it. The README gets the
+same table. Run it again when the code of the model changes (a test says so).
 """
 
 import argparse
@@ -20,13 +20,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
 import torch
+from PIL import Image
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.data.referring_datasets import load_referring_dataset
 from processing.evaluation.evaluation import EvaluationSettings
 from processing.evaluation.journal import EvaluationJournal
-from processing.evaluation.report import markdown_table
+from processing.evaluation.report import fill_page, markdown_table
 from processing.evaluation.sheet import Case, choose_cases, draw_sheet
 from processing.photos.scores import score_photos, scores_table
 
@@ -35,6 +36,12 @@ SHOWABLE_LICENSES = (4, 5, 7)
 """Ids of COCO's licenses that allow to show a photo elsewhere: CC BY, CC BY-SA, no known restrictions."""
 
 PICTURES_PER_SHEET = 18
+JPEG_QUALITY = 75
+SHEET_WIDTH = 1000
+README = Path(__file__).resolve().parents[1] / "README.md"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "photos"
+EXAMPLE_SIDE = 400
+"""Longest side of the example photos in the checkpoint, in pixels."""
 
 CARD = """---
 library_name: transformers
@@ -90,6 +97,7 @@ The worst of those photos:
 python scripts/make_photo_encoders.py data/encoders
 {data_command}
 jmceln train photos.yaml
+jmceln train photos_fine.yaml
 ```
 
 - **Encoders**: vision from an SSD MobileNetV2 that was trained to detect on COCO (TensorFlow detection model zoo,
@@ -192,8 +200,23 @@ def draw_sheets(
     pictures = {row: rows[row] for row in {case.row for case in (*random_cases, *failures)}}
     for name, cases in (("random", random_cases), ("failures", failures)):
         sheet = draw_sheet({name: cases}, pictures, by_row, "The photo, and beside it the answer")
-        sheet.save(folder / f"{name}.jpg", quality=85)
+        sheet.thumbnail((SHEET_WIDTH, sheet.height))
+        sheet.save(folder / f"{name}.jpg", quality=JPEG_QUALITY)
     return [photos[int(by_row[row]["image_id"])] for row in sorted(pictures)]
+
+
+def write_examples(folder: Path, photos: Mapping[int, Mapping[str, Any]]) -> None:
+    """Write the project's example photos, small, with their expressions, for the page that tries the model."""
+    folder.mkdir()
+    examples = []
+    for name, expressions in json.loads((EXAMPLES / "expressions.json").read_text(encoding="utf-8")).items():
+        with Image.open(EXAMPLES / name) as photo:
+            photo.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+            photo.save(folder / name, quality=JPEG_QUALITY)
+        source = photos[int(Path(name).stem)]
+        attribution = f"{source['flickr_url']} ({source['license']}), made smaller"
+        examples.append({"image": name, "expressions": expressions, "attribution": attribution})
+    (folder / "examples.json").write_text(json.dumps(examples, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -215,9 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = load_referring_dataset(options.data, "val")
     shown = draw_sheets(rows, scores.journal, photos, options.output)
     trained, num_images = trained_photos(options.data)
-    (options.output / "training_photos.json").write_text(
-        json.dumps([photos[photo] for photo in sorted(trained)], indent=0) + "\n", encoding="utf-8"
-    )
+    ids_by_license = {
+        name: [photo for photo in sorted(trained) if photos[photo]["license"] == name]
+        for name in sorted({photo["license"] for photo in photos.values()})
+    }
+    (options.output / "training_photos.json").write_text(json.dumps(ids_by_license) + "\n", encoding="utf-8")
+    write_examples(options.output / "examples", photos)
     own = [
         parameter for name, parameter in model.named_parameters() if not name.startswith(("backbone.", "text_model."))
     ]
@@ -245,7 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     (options.output / "README.md").write_text(card, encoding="utf-8")
     (options.output / "test_results.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    size = sum(path.stat().st_size for path in options.output.iterdir())
+    fill_page(README, "<!-- photos: begin -->\n", "<!-- photos: end -->", f"{markdown_table(table)}\n")
+    size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
     print(f"{markdown_table(table)}\n{options.output}: {size / 1e6:.1f} MB")
 
 

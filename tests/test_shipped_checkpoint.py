@@ -11,7 +11,7 @@ from processing.evaluation.report import results_table
 from tests.tiny import tiny_config, tiny_processor
 
 
-FOLDER = predict.DEFAULT_MODEL
+FOLDER = predict.DEFAULT_MODEL.parent / "jmceln-shapes"
 SUBSET = 40
 
 

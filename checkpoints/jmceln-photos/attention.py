@@ -1,0 +1,232 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""Attention, feed-forward block and position embedding, shared by the neck and the cascade."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_jmceln import JMCELNConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Scaling the queries instead of the scores spares a pass over the largest tensor here, and one more backwards.
+    attention_weights = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        attention_weights = attention_weights + attention_mask
+    attention_weights = nn.functional.softmax(attention_weights, dim=-1)
+    attention_weights = nn.functional.dropout(attention_weights, p=dropout, training=module.training)
+    attention_output = torch.matmul(attention_weights, value).transpose(1, 2).contiguous()
+    return attention_output, attention_weights
+
+
+class JMCELNAttention(nn.Module):
+    """Multi-head attention of one sequence over another."""
+
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attention_bias: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        query_angles: torch.Tensor | None = None,
+        key_angles: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            queries (`torch.Tensor` of shape `(batch, num_queries, hidden)`)
+            keys, values (`torch.Tensor` of shape `(batch, num_keys, hidden)`)
+            attention_bias (`torch.Tensor`, broadcastable to `(batch, heads, num_queries, num_keys)`, *optional*):
+                Added to the scores before the softmax.
+            output_attentions (`bool`): Whether to return the weights, which needs the eager form for this call.
+            query_angles, key_angles (`torch.Tensor` of shape `(num_queries or num_keys, head_dim / 2)`, *optional*):
+                Where queries and keys lie, as angles: scores then depend on the way from one to the other, and so does
+                what is read.
+
+        Returns:
+            The output of shape `(batch, num_queries, hidden)` and the weights of shape
+            `(batch, heads, num_queries, num_keys)`, or `None`.
+        """
+        batch_size, num_queries, _ = queries.shape
+        heads_shape = (batch_size, -1, self.num_attention_heads, self.head_dim)
+        query_states = self.q_proj(queries).view(heads_shape).transpose(1, 2)
+        key_states = self.k_proj(keys).view(heads_shape).transpose(1, 2)
+        value_states = self.v_proj(values).view(heads_shape).transpose(1, 2)
+
+        if query_angles is not None:
+            query_states = rotate(query_states, query_angles)
+            key_states, value_states = rotate(key_states, key_angles), rotate(value_states, key_angles)
+
+        attention_interface: Callable = eager_attention_forward
+        if self.config._attn_implementation != "eager" and not output_attentions:
+            attention_interface = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        attention_output, attention_weights = attention_interface(
+            self, query_states, key_states, value_states, attention_bias, scaling=self.scaling, dropout=0.0
+        )
+        if query_angles is not None:
+            attention_output = rotate(attention_output.transpose(1, 2), -query_angles).transpose(1, 2)
+        attention_output = attention_output.reshape(batch_size, num_queries, -1)
+        return self.o_proj(attention_output), attention_weights if output_attentions else None
+
+
+def matched_reading(
+    attention: JMCELNAttention,
+    gate: nn.Linear,
+    queries: torch.Tensor,
+    sources: torch.Tensor,
+    attention_bias: torch.Tensor,
+) -> torch.Tensor:
+    """
+    What pixels read, times what they show, as in the pixel-word attention of LAVT (Yang et al., 2022): whether both
+    agree is a product, and a sum learns it late.
+
+    Args:
+        attention, gate: Of the layer.
+        queries (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+        sources (`torch.Tensor` of shape `(batch, num_sources, hidden)`): Words, or words and context tokens.
+        attention_bias (`torch.Tensor` of shape `(batch, 1, 1, num_sources)`): Very negative at padding.
+    """
+    return attention(queries, sources, sources, attention_bias)[0] * gate(queries)
+
+
+def pool_maps(tokens: torch.Tensor, map_sizes: Sequence[tuple[int, int]], limit: int) -> torch.Tensor:
+    """
+    Averages neighbouring cells of each map until it has at most `limit` rows and columns.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(batch, num_pixels, hidden)`): Maps one after the other, row by row.
+        map_sizes (`Sequence[tuple[int, int]]`): Height and width of each.
+        limit (`int`)
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_cells, hidden)`, with at most `limit**2` cells a map.
+    """
+    pooled = []
+    for cells, (height, width) in zip(tokens.split([h * w for h, w in map_sizes], dim=1), map_sizes, strict=True):
+        factor = math.ceil(max(height, width) / limit)
+        if factor > 1:
+            grid = cells.transpose(1, 2).unflatten(2, (height, width))
+            cells = nn.functional.avg_pool2d(grid, factor, ceil_mode=True).flatten(2).transpose(1, 2)
+        pooled.append(cells)
+    return torch.cat(pooled, dim=1)
+
+
+class JMCELNPixelAttention(JMCELNAttention):
+    """
+    Self-attention among the pixels of one or more maps. Keys and values are averages over at most `max_key_size` rows
+    and columns of cells, as in the spatial reduction of the Pyramid Vision Transformer (Wang et al., 2021), so the
+    cost is linear in the number of pixels.
+
+    Queries, keys and values are rotated by their places, as in RoFormer (Su et al., 2021) with half of the channels
+    for rows and half for columns, and the output is rotated back by the place of the query, as in geometric transform
+    attention (Miyato et al., 2024): so "what is left of me" is one look whose side the content may choose, and what is
+    read tells how far away it lies.
+    """
+
+    def forward(
+        self, pixels: torch.Tensor, positions: torch.Tensor, map_sizes: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """
+        Args:
+            pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
+            positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
+            map_sizes (`Sequence[tuple[int, int]]`): Height and width of the maps that the pixels are of.
+        """
+        placed = pixels + positions
+        # Values hold the positions as well: a pixel that reads another one learns where it is.
+        sources = pool_maps(placed, map_sizes, self.config.max_key_size)
+        centres = torch.cat([cell_centres(*size, device=pixels.device) for size in map_sizes]).unsqueeze(0)
+        return super().forward(
+            placed,
+            sources,
+            sources,
+            query_angles=axial_angles(centres[0], self.head_dim),
+            key_angles=axial_angles(pool_maps(centres, map_sizes, self.config.max_key_size)[0], self.head_dim),
+        )[0]
+
+
+def cell_centres(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Row and column of the centre of each cell of a map, relative to the image: `(height * width, 2)`, `float32`."""
+    rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+    places = [rows[:, None].expand(height, width), columns[None].expand(height, width)]
+    return torch.stack(places, dim=-1).flatten(0, 1)
+
+
+def axial_angles(places: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """
+    Angles by which [`rotate`] tells places.
+
+    Args:
+        places (`torch.Tensor` of shape `(num_places, 2)`): Row and column, 0 to 1.
+        head_dim (`int`): A multiple of 4.
+
+    Returns:
+        `torch.Tensor` of shape `(num_places, head_dim / 2)`: The first half for rows, the second for columns.
+    """
+    # From a quarter of a turn over the image, which orders any two places, to four turns.
+    exponents = torch.linspace(-1, 3, head_dim // 4, device=places.device)
+    return (places.unsqueeze(-1) * (math.pi * 2**exponents)).flatten(1)
+
+
+def rotate(states: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Turns each pair of channels `(i, i + head_dim / 2)` of `(..., places, head_dim)` by `(places, head_dim / 2)`."""
+    cosines, sines = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
+    first, second = states.chunk(2, dim=-1)
+    turned = torch.cat([second, first], dim=-1) * torch.cat([-sines, sines], dim=-1)
+    return torch.addcmul(turned, states, torch.cat([cosines, cosines], dim=-1))
+
+
+class JMCELNFeedForward(nn.Module):
+    def __init__(self, config: JMCELNConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.activation(self.up_proj(hidden_states)))
+
+
+def sine_position_embedding(
+    height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """
+    Sines and cosines of the cells' centres, relative to the image, so that a place keeps its code at any resolution.
+
+    Returns:
+        `torch.Tensor` of shape `(1, height * width, channels)`.
+    """
+    num_frequencies = channels // 4
+    # From half a period over the image to 16 periods: the coarse end orders objects, the fine end tells cells apart.
+    exponents = torch.linspace(0, math.log2(32), num_frequencies, device=device, dtype=torch.float32)
+    frequencies = math.pi * 2**exponents
+    # (height * width, rows and columns, num_frequencies)
+    angles = cell_centres(height, width, device).unsqueeze(-1) * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).unsqueeze(0).to(dtype)

@@ -1,0 +1,305 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""JMCELN model configuration."""
+
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PretrainedConfig
+
+
+def _as_config(
+    config: dict[str, Any] | PretrainedConfig | None, default: dict[str, Any], name: str
+) -> PretrainedConfig:
+    if config is None:
+        config = default
+    if isinstance(config, dict):
+        fields = dict(config)
+        model_type = fields.pop("model_type", None)
+        if model_type is None:
+            raise ValueError(f"`{name}` is a dict without `model_type`; add it, for example {{'model_type': 'bert'}}.")
+        return AutoConfig.for_model(model_type, **fields)
+    if not hasattr(config, "to_dict"):
+        raise TypeError(f"`{name}` must be a configuration or a dict, got {type(config).__name__}.")
+    return config
+
+
+class JMCELNConfig(PretrainedConfig):
+    r"""
+    Configuration of a [`JMCELNModel`]. The defaults give Swin-B (window 12) and BERT-base, as in most of the field.
+
+    Args:
+        backbone_config (`PretrainedConfig` or `dict`, *optional*):
+            Configuration of the vision encoder: of an [`AutoBackbone`] that returns three or four feature maps, each
+            at twice the stride of the one before; or, with `feature_indices` or `num_prefix_tokens`, of an
+            [`AutoModel`]. Defaults to Swin-B.
+        text_config (`PretrainedConfig` or `dict`, *optional*):
+            Configuration of an [`AutoModel`] text encoder with a `last_hidden_state`. Defaults to BERT-base.
+        feature_strides (`list[int]`, *optional*):
+            Strides of the backbone's feature maps in input pixels, fine to coarse. Defaults to the last entries of
+            4, 8, 16, 32. The two coarsest carry the reasoning; masks are predicted up to the finest.
+        feature_indices (`list[int]`, *optional*):
+            For a vision model without a backbone class, whose hidden states get coarser with depth: which of them are
+            the feature maps, fine to coarse; the index after the last hidden state means `last_hidden_state`.
+            [`JMCELNModel`] finds them in `from_vision_text_pretrained`, as the two fields below.
+        feature_channels (`list[int]`, *optional*):
+            Channels of the maps that `feature_indices` names.
+        num_prefix_tokens (`int`, *optional*):
+            For a plain vision transformer: how many class and register tokens come before those of its patches. Its
+            last map becomes a pyramid.
+        num_categories (`int`, *optional*, defaults to 0):
+            Categories of the detector that the vision model was taken from, if its class heads are used: so many
+            channels join the two coarsest maps.
+        hidden_size (`int`, *optional*, defaults to 256):
+            Width of words, pixels and context tokens from the fusion neck on.
+        mask_feature_size (`int`, *optional*, defaults to 128):
+            Width of the pixel embeddings at the finer strides, where the masks are predicted.
+        intermediate_size (`int`, *optional*, defaults to 512):
+            Width of the hidden layer of every feed-forward block.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Attention heads of the neck and the cascade. Half of the heads that write the contextual embedding see
+            the pixels through the mask of the stage before, the others see all.
+        max_key_size (`int`, *optional*, defaults to 16):
+            Most rows and columns that the self-attention among pixels looks at. Larger maps are averaged to that as
+            keys and values, so that the cost stays linear in the pixels: at 480 x 480 pixels by 2 x 2 cells at stride
+            16, and not at all at stride 32.
+        num_image_layers (`int`, *optional*, defaults to 1):
+            Self-attention layers over the two coarsest maps that run once an image, before any word is read.
+        num_fusion_layers (`int`, *optional*, defaults to 2):
+            Layers in which the pixels attend to the words and to each other, once an expression.
+        num_stages (`int`, *optional*, defaults to 3):
+            Stages of the cascade. The last predicts at the finest stride, each one before it at twice the stride of
+            its successor, down to the working map (the second coarsest).
+        num_context_tokens (`int`, *optional*, defaults to 8):
+            Tokens of the learnable contextual embedding (LCE), two at least: the first predicts the referent, the
+            second the landmarks, the other objects that the expression names.
+        use_contextual_embedding (`bool`, *optional*, defaults to `True`):
+            Whether the context tokens read the features through the current mask and carry what they learned to the
+            next stage. If `False`, they see only the words and each other, and start afresh at every stage.
+        use_alignment (`bool`, *optional*, defaults to `True`):
+            Whether the progressive alignment network (PAN) filters each stage's prediction by the one before.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the feed-forward blocks.
+        dropout (`float`, *optional*, defaults to 0.0):
+            Dropout after every attention and feed-forward block of the neck and the cascade.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-05):
+            Epsilon of the layer normalisations.
+        binary_cross_entropy_weight (`float`, *optional*, defaults to 2.0):
+            Weight of the mean binary cross entropy over the pixels.
+        dice_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the Dice loss. Expressions without a target have none.
+        stage_loss_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the two losses above on each stage's own mask, beside 1 for the final mask.
+        alignment_loss_weight (`float`, *optional*, defaults to 0.1):
+            Weight of the disagreement of each stage with the stage after it (which gets no gradient from it).
+        landmark_loss_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the mask losses of the landmarks at every stage, for expressions whose landmarks are given.
+        presence_loss_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the binary cross entropy of "the referent is in the image".
+    """
+
+    model_type = "jmceln"
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig, "text_config": AutoConfig}
+    _auto_class = "AutoConfig"
+    # What the Trainer leaves out of the predictions that it gathers: only logits and presence are scored.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "stage_logits",
+        "landmark_logits",
+        "contextual_embeddings",
+        "alignment_filters",
+        "image_features",
+        "hidden_states",
+        "attentions",
+    ]
+
+    backbone_config: PretrainedConfig
+    text_config: PretrainedConfig
+    feature_strides: list[int]
+    feature_indices: list[int] | None
+    feature_channels: list[int] | None
+    num_prefix_tokens: int | None
+    num_categories: int
+    hidden_size: int
+    mask_feature_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    max_key_size: int
+    num_image_layers: int
+    num_fusion_layers: int
+    num_stages: int
+    num_context_tokens: int
+    use_contextual_embedding: bool
+    use_alignment: bool
+    hidden_act: str
+    dropout: float
+    layer_norm_eps: float
+    binary_cross_entropy_weight: float
+    dice_weight: float
+    stage_loss_weight: float
+    alignment_loss_weight: float
+    landmark_loss_weight: float
+    presence_loss_weight: float
+
+    def __init__(
+        self,
+        backbone_config=None,
+        text_config=None,
+        feature_strides=None,
+        feature_indices=None,
+        feature_channels=None,
+        num_prefix_tokens=None,
+        num_categories=0,
+        hidden_size=256,
+        mask_feature_size=128,
+        intermediate_size=512,
+        num_attention_heads=8,
+        max_key_size=16,
+        num_image_layers=1,
+        num_fusion_layers=2,
+        num_stages=3,
+        num_context_tokens=8,
+        use_contextual_embedding=True,
+        use_alignment=True,
+        hidden_act="gelu",
+        dropout=0.0,
+        layer_norm_eps=1e-5,
+        binary_cross_entropy_weight=2.0,
+        dice_weight=1.0,
+        stage_loss_weight=0.5,
+        alignment_loss_weight=0.1,
+        landmark_loss_weight=0.5,
+        presence_loss_weight=0.5,
+        **kwargs,
+    ):
+        self.backbone_config = _as_config(
+            backbone_config,
+            {
+                "model_type": "swin",
+                "image_size": 384,
+                "embed_dim": 128,
+                "depths": [2, 2, 18, 2],
+                "num_heads": [4, 8, 16, 32],
+                "window_size": 12,
+                "out_features": ["stage1", "stage2", "stage3", "stage4"],
+            },
+            "backbone_config",
+        )
+        self.text_config = _as_config(text_config, {"model_type": "bert"}, "text_config")
+        self.feature_indices = None if feature_indices is None else list(feature_indices)
+        self.feature_channels = None if feature_channels is None else list(feature_channels)
+        self.num_categories = num_categories
+        if (feature_indices is None) != (feature_channels is None):
+            raise ValueError("`feature_indices` and `feature_channels` belong together; give both or neither.")
+        self.num_prefix_tokens = num_prefix_tokens
+        num_features = self._count_features()
+        self.feature_strides = (
+            [4 * 2**level for level in range(4)][-num_features:] if feature_strides is None else list(feature_strides)
+        )
+        self.hidden_size = hidden_size
+        self.mask_feature_size = mask_feature_size
+        self.intermediate_size = intermediate_size
+        self.num_attention_heads = num_attention_heads
+        self.max_key_size = max_key_size
+        self.num_image_layers = num_image_layers
+        self.num_fusion_layers = num_fusion_layers
+        self.num_stages = num_stages
+        self.num_context_tokens = num_context_tokens
+        self.use_contextual_embedding = use_contextual_embedding
+        self.use_alignment = use_alignment
+        self.hidden_act = hidden_act
+        self.dropout = dropout
+        self.layer_norm_eps = layer_norm_eps
+        self.binary_cross_entropy_weight = binary_cross_entropy_weight
+        self.dice_weight = dice_weight
+        self.stage_loss_weight = stage_loss_weight
+        self.alignment_loss_weight = alignment_loss_weight
+        self.landmark_loss_weight = landmark_loss_weight
+        self.presence_loss_weight = presence_loss_weight
+        self._validate_fields(num_features)
+
+        # A folder that holds this config and the processor's code gives `pipeline(...)` its own task.
+        kwargs.setdefault(
+            "custom_pipelines",
+            {
+                "referring-image-segmentation": {
+                    "impl": "pipeline_jmceln.ReferringImageSegmentationPipeline",
+                    "pt": ["AutoModel"],
+                    "type": "multimodal",
+                }
+            },
+        )
+        super().__init__(**kwargs)
+
+    def _count_features(self) -> int:
+        if self.num_prefix_tokens is not None:
+            return 4
+        if self.feature_indices is not None:
+            return len(self.feature_indices)
+        # timm names its stages only when the model is built.
+        field = "out_indices" if self.backbone_config.model_type == "timm_backbone" else "out_features"
+        features = getattr(self.backbone_config, field, None)
+        if features is None or len(features) < 3:
+            raise ValueError(
+                f"The backbone `{self.backbone_config.model_type}` must return three or four feature maps, but its"
+                f" `{field}` are {features}. Name the last four stages, for example"
+                " `out_features=['stage1', 'stage2', 'stage3', 'stage4']`, or let"
+                " `JMCELNModel.from_vision_text_pretrained` find them."
+            )
+        return len(features)
+
+    def _validate_fields(self, num_features: int) -> None:
+        for name in (
+            "hidden_size",
+            "mask_feature_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "max_key_size",
+            "num_stages",
+            "num_context_tokens",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        for name in ("num_image_layers", "num_fusion_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"`{name}` must be an integer of at least 0, got {value!r}.")
+        if self.num_context_tokens < 2:
+            raise ValueError(
+                "`num_context_tokens` must be at least 2, one for the referent and one for its landmarks, got"
+                f" {self.num_context_tokens}."
+            )
+        if self.hidden_size % (4 * self.num_attention_heads):
+            raise ValueError(
+                "`hidden_size` must be divisible by 4 times `num_attention_heads`, for heads turn pairs of channels"
+                f" by rows and columns; got {self.hidden_size} and {self.num_attention_heads}."
+            )
+        if self.num_attention_heads % 2:
+            raise ValueError(
+                "`num_attention_heads` must be even: half of the heads see through the mask of the stage before; got"
+                f" {self.num_attention_heads}."
+            )
+        if len(self.feature_strides) != num_features:
+            raise ValueError(
+                f"`feature_strides` names {len(self.feature_strides)} strides ({self.feature_strides}), but the"
+                f" backbone returns {num_features} feature maps; give one stride a map, fine to coarse."
+            )
+        doubles = all(2 * fine == coarse for fine, coarse in pairwise(self.feature_strides))
+        if self.feature_strides[0] < 1 or not doubles:
+            raise ValueError(
+                f"Each entry of `feature_strides` must be twice the one before it, got {self.feature_strides}."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout!r}.")
+        for name in (
+            "binary_cross_entropy_weight",
+            "dice_weight",
+            "stage_loss_weight",
+            "alignment_loss_weight",
+            "landmark_loss_weight",
+            "presence_loss_weight",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)!r}.")
+
+
+__all__ = ["JMCELNConfig"]

@@ -1,0 +1,564 @@
+"""Image processor of JMCELN: images and masks in, `pixel_values` and `labels` out, and logits back to masks."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
+from transformers.image_transforms import normalize, rescale, resize
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
+
+from .image_loading_jmceln import ImageSource, describe_source, image_to_array, mask_to_array, split_images
+
+
+IGNORED = 255  # in `labels`: a pixel of which nothing is known
+CHANNELS_PILLOW_RESIZES = (1, 3, 4)
+# Written by transformers into every saved configuration of an image processor.
+SERVICE_KEYS = {"auto_map", "feature_extractor_type", "image_processor_type", "processor_class"}
+# What transformers passes to the processors of other models, and what changes nothing here.
+UNUSED_ARGUMENTS = {"device", "return_token_type_ids"}
+
+Mask = np.ndarray | torch.Tensor | Image.Image
+Masks = Mask | list[Mask | None] | list[list[Mask | None]]
+
+
+class JMCELNImageProcessorKwargs(TypedDict, total=False):
+    """Settings of [`JMCELNImageProcessor`], for one call or for all, and `ignore_index` and on, for a call alone."""
+
+    do_resize: bool | None
+    size: dict[str, int] | int | tuple[int, int] | list[int] | None
+    resample: int | None
+    keep_aspect_ratio: bool | None
+    do_rescale: bool | None
+    rescale_factor: float | None
+    do_normalize: bool | None
+    image_mean: float | list[float] | tuple[float, ...] | None
+    image_std: float | list[float] | tuple[float, ...] | None
+    do_convert_rgb: bool | None
+    ignore_index: int | None
+    input_data_format: str | ChannelDimension | None
+    return_tensors: str | None
+
+
+def _is_service(name: str) -> bool:
+    return name in SERVICE_KEYS or name.startswith("_")
+
+
+def used_arguments(owner: str, arguments: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """
+    The arguments that `owner` has a use for, without those that transformers passes to every processor.
+
+    Raises:
+        TypeError: some are neither; the message has the nearest name of those in `known`.
+    """
+    known = sorted(known)
+    used = {name: value for name, value in arguments.items() if name not in UNUSED_ARGUMENTS}
+    for name in used.keys() - known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f": did you mean {nearest[0]!r}?" if nearest else f"; it takes {known}."
+        raise TypeError(f"{owner} has no argument {name!r}{hint}")
+    return used
+
+
+class JMCELNImageProcessor(BaseImageProcessor):
+    """
+    Prepares pictures, and optionally the masks that belong to them, for JMCELN.
+
+    It is deterministic, resizes with Pillow and does not need torchvision. What a picture becomes never depends on the
+    other pictures of the batch.
+
+    Args:
+        do_resize (`bool`, defaults to `True`):
+            Whether to bring every picture to `size`. If not, all pictures of a batch must have one size.
+        size (`dict[str, int]`, defaults to `{"height": 480, "width": 480}`):
+            Height and width of `pixel_values`, in pixels. An integer means a square.
+        resample (`int`, defaults to `PILImageResampling.BILINEAR`):
+            Filter for the picture. Masks are always resized by the nearest pixel.
+        keep_aspect_ratio (`bool`, defaults to `False`):
+            `False` stretches the picture to `size`, as is usual in this field. `True` scales it until it fits and pads
+            it on the right or at the bottom with zeros (after normalization), masks with 255, and returns a
+            `pixel_mask` that is 0 there.
+        do_rescale (`bool`, defaults to `True`):
+            Whether to multiply integers by `rescale_factor`. Floats are expected in [0, 1] and left as they are;
+            `False` takes floats of any range.
+        rescale_factor (`float`, defaults to `1 / 255`):
+            See `do_rescale`.
+        do_normalize (`bool`, defaults to `True`):
+            Whether to subtract `image_mean` and divide by `image_std`.
+        image_mean (`float` or `list[float]`, defaults to the mean of ImageNet):
+            One value, or one a channel.
+        image_std (`float` or `list[float]`, defaults to the standard deviation of ImageNet):
+            One value, or one a channel.
+        do_convert_rgb (`bool`, defaults to `True`):
+            Whether to make three channels of grey, palette and transparent pictures.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - a plain list is what the base class reads
+    valid_kwargs = JMCELNImageProcessorKwargs
+    _auto_class = "AutoImageProcessor"
+
+    def __init__(
+        self,
+        do_resize: bool = True,
+        size: dict[str, int] | int | tuple[int, int] | None = None,
+        resample: int = PILImageResampling.BILINEAR,
+        keep_aspect_ratio: bool = False,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean: float | list[float] | None = None,
+        image_std: float | list[float] | None = None,
+        do_convert_rgb: bool = True,
+        **kwargs: Any,
+    ):
+        own = {name: value for name, value in kwargs.items() if not _is_service(name)}
+        used_arguments(type(self).__name__, own, JMCELNImageProcessorKwargs.__annotations__)
+        super().__init__(**kwargs)
+        self.do_resize = do_resize
+        self.size = _height_and_width({"height": 480, "width": 480} if size is None else size)
+        self.resample = resample
+        self.keep_aspect_ratio = keep_aspect_ratio
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_normalize = do_normalize
+        self.image_mean = list(IMAGENET_DEFAULT_MEAN) if image_mean is None else image_mean
+        self.image_std = list(IMAGENET_DEFAULT_STD) if image_std is None else image_std
+        self.do_convert_rgb = do_convert_rgb
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers: a field that this class does not know, such as one of a later release, is kept."""
+        known = {
+            name for name in image_processor_dict if name in cls.valid_kwargs.__annotations__ or _is_service(name)
+        }
+        result = super().from_dict({name: image_processor_dict[name] for name in known}, **kwargs)
+        image_processor = result[0] if isinstance(result, tuple) else result
+        for name in image_processor_dict.keys() - known:
+            setattr(image_processor, name, image_processor_dict[name])
+        return result
+
+    def __call__(
+        self, images: Any, segmentation_maps: Any = None, landmark_maps: Any = None, **kwargs: Any
+    ) -> BatchFeature:
+        """See [`~JMCELNImageProcessor.preprocess`]."""
+        used = used_arguments(type(self).__name__, kwargs, JMCELNImageProcessorKwargs.__annotations__)
+        return self.preprocess(images, segmentation_maps, landmark_maps, **used)
+
+    def preprocess(
+        self,
+        images: ImageSource | list[ImageSource],
+        segmentation_maps: Masks | None = None,
+        landmark_maps: Masks | None = None,
+        do_resize: bool | None = None,
+        size: dict[str, int] | int | tuple[int, int] | None = None,
+        resample: int | None = None,
+        keep_aspect_ratio: bool | None = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_normalize: bool | None = None,
+        image_mean: float | list[float] | None = None,
+        image_std: float | list[float] | None = None,
+        do_convert_rgb: bool | None = None,
+        ignore_index: int | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """
+        Args:
+            images:
+                One image or a list of them. An image is a path, an `http(s)` URL, the bytes of a file, a PIL image
+                (both turned upright by their EXIF orientation), or a numpy array or torch tensor of shape
+                (height, width), (height, width, channels) or (channels, height, width). The dtype tells the range:
+                integers are 0 to 255, 16 bits are scaled to 8, floats lie in [0, 1].
+            segmentation_maps:
+                For each image one mask, or a list of masks (one per expression), at the image's own upright size. An
+                array of shape (masks, height, width) is such a list. For a single image: its mask or its list of
+                masks, not wrapped in another list. 0 is background and the one other value of the mask, be it 1, 255
+                or `True`, is the referent. `None` in the place of a mask says that nothing is known of it.
+            landmark_maps:
+                Like `segmentation_maps`: where the other objects are that each expression names.
+            ignore_index:
+                The value of pixels in `segmentation_maps` and `landmark_maps` that are neither: they count for
+                nothing. By default no value does.
+            input_data_format:
+                `"channels_first"` or `"channels_last"` for arrays; inferred when `None`.
+            return_tensors:
+                `"pt"`, `"np"` or `None` (lists of numpy arrays).
+            do_resize, size, resample, keep_aspect_ratio, do_rescale, rescale_factor, do_normalize, image_mean, \
+            image_std, do_convert_rgb:
+                As in the constructor, for this call only.
+
+        Returns:
+            - `pixel_values`, `float32` of shape (batch, channels, height, width).
+            - `pixel_mask`, `int64` of shape (batch, height, width): 1 at the image, 0 at the padding. It is there if
+              `keep_aspect_ratio` is set for this call or in the configuration.
+            - `original_sizes`, `int64` of shape (batch, 2): height and width of each upright image, the `target_sizes`
+              of [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+            - `labels` with `segmentation_maps`, and `landmark_masks` with `landmark_maps`: `int64` of 0, 1 and 255
+              (not known), of shape (batch, height, width), or (batch, masks, height, width) where lists of masks were
+              given, the shorter lists padded with masks full of 255. A referent too small to survive the resizing
+              keeps the pixel nearest its center, since an empty mask means that the referent is absent.
+
+        Raises:
+            ValueError: unreadable or empty images, NaN, pixels out of range, masks of another size or number.
+            TypeError: unknown arguments, or inputs that are neither images nor masks.
+        """
+        do_resize = self.do_resize if do_resize is None else do_resize
+        size = self.size if size is None else _height_and_width(size)
+        resample = self.resample if resample is None else resample
+        keep_aspect_ratio = self.keep_aspect_ratio if keep_aspect_ratio is None else keep_aspect_ratio
+        do_rescale = self.do_rescale if do_rescale is None else do_rescale
+        rescale_factor = self.rescale_factor if rescale_factor is None else rescale_factor
+        do_normalize = self.do_normalize if do_normalize is None else do_normalize
+        image_mean = self.image_mean if image_mean is None else image_mean
+        image_std = self.image_std if image_std is None else image_std
+        do_convert_rgb = self.do_convert_rgb if do_convert_rgb is None else do_convert_rgb
+
+        pictures, is_single = split_images(images)
+        arrays = [image_to_array(picture, do_convert_rgb, input_data_format) for picture in pictures]
+        frames = [_frame((array.shape[0], array.shape[1]), size, do_resize, keep_aspect_ratio) for array in arrays]
+        canvases = {frame.canvas for frame in frames}
+        if len(canvases) > 1:
+            raise ValueError(
+                f"With `do_resize=False` all images of a batch must have one size, got {sorted(canvases)} "
+                "(height, width); resize them, or process them one by one."
+            )
+
+        pixel_values = []
+        for picture, array, frame in zip(pictures, arrays, frames, strict=True):
+            is_floating = array.dtype != np.uint8
+            if do_rescale and is_floating and (array.min() < 0 or array.max() > 1):
+                raise ValueError(
+                    f"The image {describe_source(picture)} holds floats from {array.min():.4g} to {array.max():.4g}, "
+                    "but floats must lie in [0, 1]: divide 0 to 255 by 255, or convert it to uint8. If the image is "
+                    "normalized already, pass `do_rescale=False` and `do_normalize=False`."
+                )
+            array = _resize_image(array, frame.content, resample)
+            if do_rescale and not is_floating:
+                array = rescale(array, rescale_factor, input_data_format=ChannelDimension.LAST)
+            if do_normalize:
+                array = normalize(array, image_mean, image_std, input_data_format=ChannelDimension.LAST)
+            pixel_values.append(_pad(array.astype(np.float32).transpose(2, 0, 1), frame, fill=0))
+        channel_counts = {len(values) for values in pixel_values}
+        if len(channel_counts) > 1:
+            raise ValueError(
+                f"The images of one batch have {sorted(channel_counts)} channels; pass `do_convert_rgb=True`."
+            )
+
+        data: dict[str, Any] = {"pixel_values": pixel_values}
+        if keep_aspect_ratio or self.keep_aspect_ratio:
+            data["pixel_mask"] = [_pad(np.ones(frame.content, dtype=np.int64), frame, fill=0) for frame in frames]
+        data["original_sizes"] = [np.array(frame.original) for frame in frames]
+        if segmentation_maps is not None:
+            data["labels"] = _labels("segmentation_maps", segmentation_maps, frames, is_single, ignore_index)
+        if landmark_maps is not None:
+            data["landmark_masks"] = _labels("landmark_maps", landmark_maps, frames, is_single, ignore_index)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    @torch.no_grad()
+    def post_process_referring_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        return_probabilities: bool = False,
+    ) -> list[dict[str, torch.Tensor]]:
+        """
+        Turns the outputs of the model into masks and scores.
+
+        Args:
+            outputs: what the model returns; `logits` of shape (batch, height, width) or
+                (batch, expressions, height, width) and, if there are any, `presence_logits` (batch[, expressions]).
+            threshold: a result whose score is below this number, 0 to 1, counts as absent: its mask is empty. 0 never
+                empties a mask.
+            mask_threshold: a pixel belongs to the mask if its probability is above this number, 0 to 1.
+            target_sizes: (height, width) of each original image, such as the `original_sizes` of the inputs; `None`
+                leaves the masks at the size of the logits, with the padding.
+            pixel_mask: that of the inputs, by which the padding is cut off. By default that in
+                `outputs.image_features`; without any, images are taken as resized in the way that this processor is
+                configured for.
+            attention_mask: that of the inputs; expressions without any 1 are padding and are dropped. By default all
+                are returned.
+            return_probabilities: whether to return the probability of every pixel too.
+
+        Returns:
+            One dictionary per image. `expressions` is 1 where the logits have no such dimension.
+
+            - `"masks"`: `bool` (expressions, height, width).
+            - `"scores"`: `float32` (expressions,), 0 to 1: the probability that the referent is in the image, times
+              the mean probability of the mask's pixels. If no pixel exceeds `mask_threshold`, the highest probability
+              of all pixels takes the place of the mean. It is the model's own estimate, and as well calibrated as the
+              model is.
+            - `"probabilities"`: `float32` (expressions, height, width), with `return_probabilities`.
+
+        Raises:
+            ValueError: thresholds outside [0, 1], sizes that are not a positive height and width, inputs that do not
+                fit the batch, or outputs that are NaN.
+        """
+        check_threshold("threshold", threshold)
+        check_threshold("mask_threshold", mask_threshold)
+        logits, presence_logits = outputs.logits, getattr(outputs, "presence_logits", None)
+        if logits.ndim not in (3, 4):
+            raise ValueError(
+                "`outputs.logits` must have the shape (batch, height, width) or (batch, expressions, height, width), "
+                f"got {tuple(logits.shape)}."
+            )
+        if pixel_mask is None:
+            pixel_mask = getattr(getattr(outputs, "image_features", None), "pixel_mask", None)
+        sizes = [None] * len(logits) if target_sizes is None else [_target_size(entry) for entry in target_sizes]
+        for name, entries in (("target_sizes", sizes), ("pixel_mask", pixel_mask)):
+            if entries is not None and len(entries) != len(logits):
+                raise ValueError(
+                    f"`{name}` has {len(entries)} entries for a batch of {len(logits)} images: give one per image."
+                )
+        if attention_mask is not None and attention_mask.shape[:-1] != logits.shape[:-2]:
+            raise ValueError(
+                f"`attention_mask` has the shape {tuple(attention_mask.shape)}, but the logits are those of "
+                f"{tuple(logits.shape[:-2])} expressions: pass the `attention_mask` that the model was given."
+            )
+
+        results = []
+        for index, target_size in enumerate(sizes):
+            rows = logits[index].reshape(-1, *logits.shape[-2:])
+            if presence_logits is None:
+                presences = rows.new_ones(len(rows), dtype=torch.float32)
+            else:
+                presences = presence_logits[index].reshape(-1).float().sigmoid()
+            if attention_mask is not None:
+                is_real = attention_mask[index].reshape(len(rows), -1).any(-1).to(rows.device)
+                rows, presences = rows[is_real], presences[is_real]
+            if rows.isnan().any() or presences.isnan().any():
+                raise ValueError(
+                    f"The model returned NaN for image {index} of the batch. Check its weights and `pixel_values`; in "
+                    "half precision large values overflow, which `torch.bfloat16` and `torch.float32` avoid."
+                )
+            if target_size is not None:
+                content = self._content_of_logits(rows, target_size, None if pixel_mask is None else pixel_mask[index])
+                rows = rows[:, : content[0], : content[1]]
+            size = tuple(rows.shape[-2:]) if target_size is None else target_size
+            masks = rows.new_zeros((len(rows), *size), dtype=torch.bool)
+            scores = torch.zeros_like(presences)
+            all_probabilities = []
+            # One at a time: at the original size the probabilities of many expressions would not fit into memory.
+            for number, (row, presence) in enumerate(zip(rows, presences, strict=True)):
+                probabilities = _resize_logits(row, size).sigmoid()
+                masks[number], scores[number] = masks_and_scores(probabilities, presence, threshold, mask_threshold)
+                if return_probabilities:
+                    all_probabilities.append(probabilities)
+            results.append({"masks": masks, "scores": scores})
+            if return_probabilities:
+                empty = scores.new_zeros((0, *size))
+                results[-1]["probabilities"] = torch.stack(all_probabilities) if all_probabilities else empty
+        return results
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        pixel_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[torch.Tensor] | list[BatchFeature]:
+        """
+        Turns the outputs of the model into one map per image that tells of every pixel which expression means it.
+
+        Args:
+            outputs, target_sizes, threshold, mask_threshold, pixel_mask, attention_mask:
+                See [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+            return_segmentation_scores: whether to return the probability of every pixel too.
+
+        Returns:
+            One `int64` tensor (height, width) per image: 0 where no expression means the pixel, and the number of the
+            expression, from 1, elsewhere. Where masks overlap, the more probable one counts. With
+            `return_segmentation_scores`, a [`BatchFeature`] of that map, `segmentation`, and of `segmentation_scores`,
+            `float32` (expressions, height, width).
+        """
+        results = self.post_process_referring_segmentation(
+            outputs, threshold, mask_threshold, target_sizes, pixel_mask, attention_mask, return_probabilities=True
+        )
+        found = []
+        for result in results:
+            inside = result["probabilities"] * result["masks"]
+            background = inside.new_zeros((1, *inside.shape[-2:]))
+            segmentation = torch.cat([background, inside]).argmax(dim=0)
+            found.append(BatchFeature({"segmentation": segmentation, "segmentation_scores": result["probabilities"]}))
+        return found if return_segmentation_scores else [each["segmentation"] for each in found]
+
+    def _content_of_logits(
+        self, logits: torch.Tensor, target_size: tuple[int, int], pixel_mask: torch.Tensor | None
+    ) -> tuple[int, int]:
+        """Height and width that the image of `target_size` fills in its logits (expressions, height, width)."""
+        height, width = logits.shape[-2:]
+        if pixel_mask is None:
+            return _content_size(target_size, (height, width), self.keep_aspect_ratio)
+        filled = [int(pixel_mask.bool().any(dim).sum()) for dim in (1, 0)]
+        canvas = pixel_mask.shape
+        return max(1, round(filled[0] * height / canvas[0])), max(1, round(filled[1] * width / canvas[1]))
+
+
+class _Frame(NamedTuple):
+    """Sizes (height, width) of an image: as it came, as it was resized, and of what it lies on, at the top left."""
+
+    original: tuple[int, int]
+    content: tuple[int, int]
+    canvas: tuple[int, int]
+
+
+def _frame(original: tuple[int, int], size: dict[str, int], do_resize: bool, keep_aspect_ratio: bool) -> _Frame:
+    if not do_resize:
+        return _Frame(original, original, original)
+    canvas = (size["height"], size["width"])
+    return _Frame(original, _content_size(original, canvas, keep_aspect_ratio), canvas)
+
+
+def masks_and_scores(
+    probabilities: torch.Tensor, presences: torch.Tensor, threshold: float = 0.5, mask_threshold: float = 0.5
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The rule by which probabilities become results, wherever that happens.
+
+    Args:
+        probabilities: of the pixels, `float32` (..., height, width).
+        presences: probability that the referent is in the image, `float32` (...).
+        threshold, mask_threshold: see [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+
+    Returns:
+        Masks, `bool` (..., height, width), and scores, `float32` (...).
+    """
+    masks = probabilities > mask_threshold
+    areas = masks.sum((-2, -1))
+    means = (probabilities * masks).sum((-2, -1)) / areas.clamp(min=1)
+    scores = presences * torch.where(areas > 0, means, probabilities.amax((-2, -1)))
+    return masks & (scores >= threshold)[..., None, None], scores
+
+
+def check_threshold(name: str, value: float) -> None:
+    """Raises a `ValueError` unless `value` is a probability."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
+
+
+def _target_size(entry: Any) -> tuple[int, int]:
+    edges = [int(edge) for edge in entry] if np.ndim(entry) == 1 else []
+    if len(edges) != 2 or min(edges) < 1:
+        raise ValueError(
+            f"`target_sizes` must hold one (height, width) in pixels per image, such as [(480, 640)], got the entry "
+            f"{entry!r}."
+        )
+    return edges[0], edges[1]
+
+
+def _height_and_width(size: dict[str, int] | int | tuple[int, int]) -> dict[str, int]:
+    size = dict(get_size_dict(size))
+    if set(size) != {"height", "width"} or not all(isinstance(edge, int) and edge > 0 for edge in size.values()):
+        raise ValueError(f'`size` must be {{"height": ..., "width": ...}} with positive integers, got {size}.')
+    return size
+
+
+def _content_size(original_size: tuple[int, int], canvas: tuple[int, int], keep_aspect_ratio: bool) -> tuple[int, int]:
+    if not keep_aspect_ratio:
+        return canvas
+    scale = min(canvas[0] / original_size[0], canvas[1] / original_size[1])
+    return (
+        min(canvas[0], max(1, round(original_size[0] * scale))),
+        min(canvas[1], max(1, round(original_size[1] * scale))),
+    )
+
+
+def _resize_image(array: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
+    if array.shape[:2] == size:
+        return array
+    if array.dtype == np.uint8 and array.shape[-1] in CHANNELS_PILLOW_RESIZES:
+        return resize(array, size, resample, input_data_format=ChannelDimension.LAST)
+    # Through 8 bits, as `resize` goes, floats would lose precision; Pillow resizes float pictures of one channel.
+    channels = [Image.fromarray(array[..., channel].astype(np.float32)) for channel in range(array.shape[-1])]
+    return np.stack([np.asarray(channel.resize(size[::-1], resample)) for channel in channels], axis=-1)
+
+
+def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    resized = np.array(Image.fromarray(mask).resize(size[::-1], PILImageResampling.NEAREST))
+    if (mask == 1).any() and not (resized == 1).any():
+        rows, columns = np.nonzero(mask == 1)
+        nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+        row = int((rows[nearest] + 0.5) * size[0] / mask.shape[0])
+        column = int((columns[nearest] + 0.5) * size[1] / mask.shape[1])
+        resized[row, column] = 1
+    return resized
+
+
+def _resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Logits (height, width) as `float32` of another size, smooth in between."""
+    batch = logits.float()[None, None]
+    return torch.nn.functional.interpolate(batch, size=size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def _pad(array: np.ndarray, frame: _Frame, fill: int) -> np.ndarray:
+    """An array (..., height, width) of the content, laid on the canvas."""
+    margins = [(0, canvas - edge) for canvas, edge in zip(frame.canvas, frame.content, strict=True)]
+    return np.pad(array, [(0, 0)] * (array.ndim - 2) + margins, constant_values=fill)
+
+
+def _labels(name: str, maps: Any, frames: list[_Frame], is_single: bool, ignore_index: int | None) -> list[np.ndarray]:
+    """For each image its masks as the model takes them, (height, width) or (masks, height, width)."""
+    labels = []
+    for index, (entry, frame) in enumerate(zip(_split_masks(name, maps, len(frames), is_single), frames, strict=True)):
+        place = f"{name}[{index}]"
+        if not isinstance(entry, list):
+            labels.append(_label(place, entry, frame, ignore_index))
+        elif entry:
+            labels.append(np.stack([_label(place, mask, frame, ignore_index) for mask in entry]))
+        else:
+            raise ValueError(f"`{place}` is an empty list: give at least one mask per image.")
+    if len({label.ndim for label in labels}) > 1:
+        raise ValueError(
+            f"`{name}` mixes single masks and lists of masks: give one mask per image throughout, or lists throughout "
+            "(a list of one is fine)."
+        )
+    if labels[0].ndim == 2:
+        return labels
+    longest = max(len(label) for label in labels)
+    return [np.pad(label, [(0, longest - len(label)), (0, 0), (0, 0)], constant_values=IGNORED) for label in labels]
+
+
+def _label(place: str, mask: Mask | None, frame: _Frame, ignore_index: int | None) -> np.ndarray:
+    if mask is None:
+        return np.full(frame.canvas, IGNORED, dtype=np.int64)
+    array = mask_to_array(mask, name=place, ignore_index=ignore_index)
+    if array.shape != frame.original:
+        turned = " They are swapped: is the image rotated by its EXIF orientation?" * (
+            array.shape == frame.original[::-1]
+        )
+        raise ValueError(
+            f"`{place}` has the size {array.shape} but its image has {frame.original} (height, width); a mask must "
+            f"fit the original, upright image.{turned}"
+        )
+    return _pad(_resize_mask(array, frame.content), frame, fill=IGNORED).astype(np.int64)
+
+
+def _split_masks(name: str, maps: Any, image_count: int, is_single: bool) -> list[Mask | list[Mask | None] | None]:
+    if is_single:
+        return [_mask_or_list(maps)]
+    if not isinstance(maps, (list, tuple, np.ndarray, torch.Tensor)):
+        raise TypeError(
+            f"`{name}` must be a list with one entry per image, since `images` is a list; got {describe_source(maps)}."
+        )
+    if len(maps) != image_count:
+        raise ValueError(
+            f"`{name}` has {len(maps)} entries for {image_count} images: give one mask, or one list of masks, per "
+            "image."
+        )
+    return [_mask_or_list(entry) for entry in maps]
+
+
+def _mask_or_list(entry: Any) -> Mask | list[Mask | None] | None:
+    if isinstance(entry, (np.ndarray, torch.Tensor)) and entry.ndim == 3:
+        return list(entry)
+    return list(entry) if isinstance(entry, (list, tuple)) else entry

@@ -1,0 +1,169 @@
+# Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
+"""Losses, one value an expression: masks, agreement of the stages, landmarks, presence of the referent."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .configuration_jmceln import JMCELNConfig
+
+
+def mask_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, has_target: torch.Tensor, config: JMCELNConfig
+) -> torch.Tensor:
+    """
+    Binary cross entropy, averaged over the counted pixels, and Dice loss where there is a target.
+
+    Args:
+        logits (`torch.Tensor` of shape `(expressions, height, width)`)
+        targets (`torch.Tensor` of shape `(expressions, height, width)`): Share of the referent in each pixel, 0 to 1.
+        weights (`torch.Tensor` of shape `(expressions, height, width)`): Share of each pixel that counts, 0 to 1.
+        has_target (`torch.Tensor` of shape `(expressions,)`): Booleans.
+
+    Returns:
+        `torch.Tensor` of shape `(expressions,)`.
+    """
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="none")
+    cross_entropy = cross_entropy.flatten(1).sum(1) / weights.flatten(1).sum(1).clamp(min=1)
+    loss = config.binary_cross_entropy_weight * cross_entropy
+    return loss + config.dice_weight * dice_loss(logits.sigmoid(), targets, weights) * has_target
+
+
+def dice_loss(probabilities: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Milletari et al., V-Net, 2016 (without their squares); shapes as in [`mask_loss`]."""
+    overlap = (probabilities * targets * weights).flatten(1).sum(1)
+    total = ((probabilities + targets) * weights).flatten(1).sum(1)
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def alignment_loss(
+    stage_logits: tuple[torch.Tensor, ...], weights: list[torch.Tensor], has_target: torch.Tensor
+) -> torch.Tensor:
+    """
+    Disagreement (Dice) of each stage with the one after it, which is the better informed and gets no gradient from it.
+
+    Args:
+        stage_logits (`tuple` of `torch.Tensor` of shape `(expressions, height, width)`): Coarse to fine.
+        weights (`list` of `torch.Tensor` of the same shapes): Share of each pixel that counts.
+        has_target (`torch.Tensor` of shape `(expressions,)`): Booleans.
+
+    Returns:
+        `torch.Tensor` of shape `(expressions,)`.
+    """
+    losses = [torch.zeros_like(has_target, dtype=torch.float32)]
+    for logits, weight, later_logits in zip(stage_logits[:-1], weights[:-1], stage_logits[1:], strict=True):
+        later = nn.functional.adaptive_avg_pool2d(later_logits.detach().sigmoid(), logits.shape[-2:])
+        losses.append(dice_loss(logits.sigmoid(), later, weight) * has_target)
+    return torch.stack(losses).sum(0)
+
+
+def cover_cells(
+    targets: torch.Tensor, weights: torch.Tensor, sizes: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]:
+    """
+    Exact coverage of the cells of coarser grids, so that no boundary is moved by them.
+
+    Args:
+        targets, weights (`torch.Tensor` of shape `(expressions, height, width)`): 0 or 1 at every pixel.
+        sizes (`Iterable[tuple[int, int]]`): Rows and columns of the grids, of which each divides the finer ones.
+
+    Returns:
+        For each size the share of each cell's counted pixels that `targets` holds, and the share of its pixels that
+        count.
+    """
+    covered = {}
+    # A coarser grid is averaged from a finer one, which has far fewer cells than the image has pixels.
+    for size in sorted(set(sizes), reverse=True):
+        targets = nn.functional.adaptive_avg_pool2d(targets, size)
+        weights = nn.functional.adaptive_avg_pool2d(weights, size)
+        covered[size] = (targets / weights.clamp(min=1e-6)).clamp(max=1), weights
+    return covered
+
+
+def landmark_loss(
+    landmark_logits: tuple[torch.Tensor, ...],
+    landmark_masks: torch.Tensor,
+    stage_size: tuple[int, int],
+    config: JMCELNConfig,
+) -> torch.Tensor:
+    """
+    [`mask_loss`] of the landmarks of all stages. Phrases inside an expression as targets of their own are known from
+    MDETR (Kamath et al., 2021), whose tokens point to the boxes that they name.
+
+    Args:
+        landmark_logits (`tuple` of `torch.Tensor` of shape `(expressions, height, width)`): One a stage.
+        landmark_masks (`torch.Tensor` of shape `(expressions, height, width)`):
+            1 at the other objects that an expression names, 0 elsewhere; all else does not count.
+        stage_size (`tuple[int, int]`): Height and width of the padded input, which the stages' maps cover.
+        config ([`JMCELNConfig`])
+
+    Returns:
+        `torch.Tensor` of shape `(expressions,)`.
+    """
+    targets, weights = _targets_and_weights(landmark_masks)
+    has_landmark = targets.flatten(1).any(1)
+    targets, weights = _pad(targets, stage_size), _pad(weights, stage_size)
+    sizes = map_sizes(landmark_logits)
+    covered = cover_cells(targets, weights, sizes)
+    losses = [
+        mask_loss(stage.float(), *covered[size], has_landmark, config)
+        for stage, size in zip(landmark_logits, sizes, strict=True)
+    ]
+    return torch.stack(losses).sum(0)
+
+
+def map_sizes(maps: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
+    """Rows and columns of each."""
+    return [(each.shape[-2], each.shape[-1]) for each in maps]
+
+
+def _targets_and_weights(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return (labels == 1).float(), ((labels == 0) | (labels == 1)).float()
+
+
+def _pad(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return nn.functional.pad(maps, (0, size[1] - maps.shape[-1], 0, size[0] - maps.shape[-2]))
+
+
+def expression_losses(
+    logits: torch.Tensor,
+    stage_logits: tuple[torch.Tensor, ...],
+    presence_logits: torch.Tensor,
+    labels: torch.Tensor,
+    stage_size: tuple[int, int],
+    config: JMCELNConfig,
+) -> torch.Tensor:
+    """
+    The weighted sum of all losses but that of the landmarks.
+
+    Args:
+        logits (`torch.Tensor` of shape `(expressions, height, width)`): At the resolution of the labels.
+        stage_logits (`tuple` of `torch.Tensor`): One a stage, at strides of their own.
+        presence_logits (`torch.Tensor` of shape `(expressions,)`)
+        labels (`torch.Tensor` of shape `(expressions, height, width)`): 1 referent, 0 background, else ignored.
+        stage_size (`tuple[int, int]`): Height and width of the padded input, which the stages' maps cover.
+        config ([`JMCELNConfig`])
+
+    Returns:
+        `torch.Tensor` of shape `(expressions,)`.
+    """
+    targets, weights = _targets_and_weights(labels)
+    has_target = targets.flatten(1).any(1)
+    loss = mask_loss(logits.float(), targets, weights, has_target, config)
+
+    targets, weights = _pad(targets, stage_size), _pad(weights, stage_size)
+    stage_logits = tuple(stage.float() for stage in stage_logits)
+    sizes = map_sizes(stage_logits)
+    covered = cover_cells(targets, weights, sizes)
+    for stage, size in zip(stage_logits, sizes, strict=True):
+        loss = loss + config.stage_loss_weight * mask_loss(stage, *covered[size], has_target, config)
+    if config.use_alignment:
+        stage_weights = [weight for _, weight in (covered[size] for size in sizes)]
+        loss = loss + config.alignment_loss_weight * alignment_loss(stage_logits, stage_weights, has_target)
+    presence = nn.functional.binary_cross_entropy_with_logits(
+        presence_logits.float(), has_target.float(), reduction="none"
+    )
+    # Of an expression whose every pixel is ignored nothing is known, neither where its referent is nor whether.
+    is_known = weights.flatten(1).any(1)
+    return loss + config.presence_loss_weight * presence * is_known
