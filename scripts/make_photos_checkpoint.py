@@ -106,7 +106,7 @@ jmceln train photos_fine.yaml
   images: cropped, scaled, flipped, with changed colors, and with objects pasted in from one another. The annotations
   are COCO's (CC BY 4.0); {training_expressions:,} expressions were written from them after each change.
 - **Training**: {training}
-- **Calibration**: {presence_shift:+.2f} was added to every presence logit, so that the default threshold of 0.5
+- **Threshold**: {presence_shift:+.2f} was added to every presence logit, so that the default threshold of 0.5
   balances N-acc and T-acc. This one number was chosen on the photos of the test above.
 
 ## The leak
@@ -119,6 +119,8 @@ has not seen COCO: `make_photo_encoders.py --vision imagenet`.
 ## What it cannot do
 
 - **Other things** than COCO's categories: it answers with what looks nearest, or says that nothing is there.
+- **Reading in full**: it reads mostly the name of the category. With that name alone in the place of each expression,
+  or with shuffled words, it loses few points (see the controls above).
 - **Small objects**: it sees photos at {size} x {size} pixels.
 - **Counting** beyond the first few, and reasoning over several steps: see `chain` above.
 - **Fine distinctions** within a category: brands, kinds, actions, text, who somebody is. Expressions say nothing of
