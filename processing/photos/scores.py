@@ -220,5 +220,14 @@ def scores_table(scored: Mapping[str, Sequence[ScoredExpression]]) -> list[list[
     return lines
 
 
+def controls_table(scored: Mapping[str, Sequence[ScoredExpression]]) -> list[list[str]]:
+    """Rows of a table of mIoU in percent, header first: the model and each control, level by level."""
+    lines = [["level", *scored]]
+    for level in sorted({item.level for item in scored["model"] if item.wanted}):
+        of_level = ([item for item in expressions if item.level == level] for expressions in scored.values())
+        lines.append([level, *(f"{100 * mean_iou(expressions):.1f}" for expressions in of_level)])
+    return lines
+
+
 def _with_error(expressions: Sequence[ScoredExpression], score: Callable[[Sequence[ScoredExpression]], float]) -> str:
     return f"{100 * score(expressions):.1f} ± {100 * bootstrap_error(expressions, score):.1f}"

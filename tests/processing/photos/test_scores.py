@@ -11,6 +11,7 @@ from processing.photos.refer_writer import REFERENCES_FILE
 from processing.photos.scores import (
     ScoredExpression,
     bootstrap_error,
+    controls_table,
     head_nouns,
     mean_iou,
     no_target_accuracy,
@@ -89,3 +90,8 @@ def test_table_has_a_line_for_each_level_and_control() -> None:
     ]
     assert len({len(line) for line in table}) == 1
     assert table[4][-1] == "100.0 ± 0.0"
+    assert controls_table({"model": own, "the object": own[:2]}) == [
+        ["level", "model", "the object"],
+        ["category", "33.3", "33.3"],
+        ["position", "66.7", "66.7"],
+    ]
