@@ -88,7 +88,7 @@ class JMCELNCategoryMatcher(nn.Module):
         Returns:
             What is added to the pixels, `(batch * expressions, num_pixels, hidden)`.
         """
-        categories = categories.unflatten(1, (2, -1)).unflatten(0, (len(evidence), -1))
+        categories = categories.unflatten(1, (2, -1)).unflatten(0, (evidence.shape[0], -1))
         matches = torch.einsum("berc,bpc->bepr", categories, evidence)
         return self.projection(matches).flatten(0, 1)
 

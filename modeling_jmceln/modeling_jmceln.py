@@ -616,13 +616,11 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
         stages = self.cascade(pixels, positions, words, word_bias, sentences, pixel_features, output_attentions)
         last = stages[-1]
-        logits = self.upsampler.upsample(
-            last.logits[:, 0].unflatten(0, leading_shape), image_features.upsampling_weights
-        )
+        logits = self.upsampler.upsample(last.logits[:, 0], image_features.upsampling_weights)
         presence_logits = self.presence_head(last.pixels, last.context, last.logits[:, 0], height, width)
 
         return JMCELNAnswers(
-            logits=logits.flatten(0, 1),
+            logits=logits,
             presence_logits=presence_logits,
             stage_logits=tuple(stage.logits[:, 0] for stage in stages),
             landmark_logits=tuple(stage.logits[:, 1] for stage in stages),

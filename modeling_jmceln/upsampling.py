@@ -56,30 +56,27 @@ class JMCELNConvexUpsampler(nn.Module):
     def upsample(self, logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            logits (`torch.Tensor` of shape `(batch, expressions, coarse_height, coarse_width)`)
+            logits (`torch.Tensor` of shape `(batch * expressions, coarse_height, coarse_width)`)
             weights (`torch.Tensor` of shape `(batch, 9, height, width)`): From `forward`, possibly cropped.
 
         Returns:
-            `torch.Tensor` of shape `(batch, expressions, height, width)`.
+            `torch.Tensor` of shape `(batch * expressions, height, width)`.
         """
-        batch_size, num_expressions, rows, columns = logits.shape
+        # Not `len`, which is a constant in exported graphs.
+        batch_size = weights.shape[0]
+        rows, columns = logits.shape[1:]
+        logits = logits.unflatten(0, (batch_size, -1))
         height, width = weights.shape[-2:]
-        stride = self.stride
-        weights = nn.functional.pad(weights, (0, columns * stride - width, 0, rows * stride - height))
-        # A product of small matrices per cell, (expressions, 9) by (9, stride * stride), instead of nine sums over all
-        # pixels of all expressions.
-        weights = weights.reshape(batch_size, 9, rows, stride, columns, stride).permute(0, 2, 4, 1, 3, 5)
-        weights = weights.reshape(batch_size * rows * columns, 9, stride**2)
+        padding = (0, columns * self.stride - width, 0, rows * self.stride - height)
+        weights = nn.functional.pixel_unshuffle(nn.functional.pad(weights, padding), self.stride)
+        weights = weights.reshape(batch_size, 1, 9, self.stride**2, rows, columns)
         padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
-        neighbours = [
-            padded[:, :, row : row + rows, column : column + columns] for row in range(3) for column in range(3)
-        ]
-        cells = torch.stack(neighbours, dim=-1).permute(0, 2, 3, 1, 4)
-        cells = cells.reshape(batch_size * rows * columns, num_expressions, 9)
-        # In the precision of the weights, also where autocast would multiply in half of it.
-        with torch.autocast(logits.device.type, enabled=False):
-            upsampled = torch.bmm(cells.to(weights.dtype), weights)
-        upsampled = upsampled.view(batch_size, rows, columns, num_expressions, stride, stride)
-        upsampled = upsampled.permute(0, 3, 1, 4, 2, 5)
-        upsampled = upsampled.reshape(batch_size, num_expressions, rows * stride, columns * stride)
+        upsampled = 0
+        # Unbound, since the gradient of an index is a tensor of zeros as large as all nine weights.
+        for neighbour, weight in enumerate(weights.unbind(2)):
+            row, column = divmod(neighbour, 3)
+            cells = padded[:, :, row : row + rows, column : column + columns]
+            # (batch, expressions, stride * stride, rows, columns)
+            upsampled = upsampled + cells[:, :, None] * weight
+        upsampled = nn.functional.pixel_shuffle(upsampled.flatten(0, 1), self.stride).squeeze(1)
         return upsampled[..., :height, :width]

@@ -241,13 +241,14 @@ def test_upsampler_starts_as_bilinear_interpolation(stride):
     weights = upsampler(torch.randn(2, 3, 5 * stride, 6 * stride), torch.randn(2, 5, 6, 16))
     torch.testing.assert_close(weights.sum(1), torch.ones(2, 5 * stride, 6 * stride))
     expected = nn.functional.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(upsampler.upsample(logits, weights), expected, atol=1e-5, rtol=1e-4)
+    upsampled = upsampler.upsample(logits.flatten(0, 1), weights)
+    torch.testing.assert_close(upsampled, expected.flatten(0, 1), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_upsampler_against_a_loop_over_pixels():
     upsampler = JMCELNConvexUpsampler(tiny_config())
-    logits = torch.randn(1, 1, 3, 4)
+    logits = torch.randn(1, 3, 4)
     weights = torch.rand(1, 9, 11, 15).softmax(1)
     upsampled = upsampler.upsample(logits, weights)
     for row in range(11):
@@ -256,8 +257,8 @@ def test_upsampler_against_a_loop_over_pixels():
             for neighbour in range(9):
                 cell_row = min(max(row // 4 + neighbour // 3 - 1, 0), 2)
                 cell_column = min(max(column // 4 + neighbour % 3 - 1, 0), 3)
-                value += weights[0, neighbour, row, column] * logits[0, 0, cell_row, cell_column]
-            torch.testing.assert_close(upsampled[0, 0, row, column], value)
+                value += weights[0, neighbour, row, column] * logits[0, cell_row, cell_column]
+            torch.testing.assert_close(upsampled[0, row, column], value)
 
 
 def test_positions_are_relative_to_the_image():

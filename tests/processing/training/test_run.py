@@ -239,6 +239,7 @@ def test_what_is_pushed_loads_with_its_own_code(tmp_path, pushed):
         "folders": {"first": str(pushed[0]), "last": str(pushed[-1])},
         "image": str(picture),
         "expressions": ["the red square"],
+        "thresholds": {name: {"threshold": 0.0} for name in ("first", "last")},
         "output": str(tmp_path / "found.safetensors"),
     }
     script = REPOSITORY / "tests" / "load_without_package.py"
