@@ -163,6 +163,8 @@ def save_in_half_precision(model: JMCELNModel, folder: Path) -> None:
         weights[name] = tensor.half() if tensor.is_floating_point() else tensor
         if tensor.is_floating_point() and not torch.isfinite(weights[name]).all():
             raise ValueError(f"`{name}` does not fit into float16: its largest value is {tensor.abs().max():.3g}.")
+    for encoder in (model.config.backbone_config, model.config.text_config):
+        encoder._name_or_path = ""  # a folder of the machine that trained
     model.save_pretrained(folder, state_dict=weights)
 
 

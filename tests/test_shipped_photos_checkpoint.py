@@ -29,6 +29,11 @@ def test_it_is_small_and_whole():
     assert not [path.name for path in FOLDER.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
+def test_it_names_no_folder_of_the_machine_that_trained_it():
+    config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+    assert not any(config[encoder].get("_name_or_path") for encoder in ("backbone_config", "text_config"))
+
+
 def test_its_code_is_that_of_the_packages(tmp_path):
     JMCELNModel(tiny_config()).save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)
