@@ -26,13 +26,14 @@ def test_it_is_small_and_whole():
     assert not [path.name for path in FOLDER.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-def test_its_code_is_that_of_the_packages(tmp_path):
+@pytest.mark.parametrize("folder", [FOLDER, predict.DEFAULT_MODEL], ids=lambda folder: folder.name)
+def test_the_code_of_shipped_models_is_that_of_the_packages(folder, tmp_path):
     JMCELNModel(tiny_config()).save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)
     of_today = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.py")}
-    shipped = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.py")}
+    shipped = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
     stale = [name for name in of_today | shipped if of_today.get(name) != shipped.get(name)]
-    assert not stale, "run scripts/make_shapes_checkpoint.py again (its docstring has the commands)"
+    assert not stale, "copy these files from the packages, or run scripts/make_*_checkpoint.py again"
 
 
 def test_its_card_holds_the_scores_of_these_weights(published):

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..command_line import CommandParser
-from ..predict import load_pipeline
+from ..predict import DEFAULT_MODEL, load_pipeline
 
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+CHECKPOINTS = DEFAULT_MODEL.parent
 # The first that is there.
 SHIPPED_MODELS = ("jmceln-photos", "jmceln-shapes")
 
