@@ -13,6 +13,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "check-data": Command(".own_data.check", "see what is understood of your own data, and what is wrong in it"),
     "train": Command(".training.run", "train a model"),
     "evaluate": Command(".evaluation.run", "score a model on a dataset"),
     "predict": Command(".predict", "segment what expressions refer to in an image"),

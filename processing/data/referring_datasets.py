@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 
+from ..own_data.folder import is_own_folder, load_own_folder
 from .canonical_rows import excluded_images
 from .load_options import LoadOptions
 from .published_datasets import load_published_dataset
@@ -31,7 +32,8 @@ def load_referring_dataset(
     Args:
         name_or_path (`str`, `Path`, `datasets.Dataset` or `datasets.IterableDataset`):
             An id on the hub, a folder or file that `datasets.load_dataset` reads, a folder of `save_to_disk`, a folder
-            in the format of the REFER API (see [`~processing.data.refer_folder`]), or rows that are loaded already.
+            in the format of the REFER API (see [`~processing.data.refer_folder`]), a folder of one's own with images,
+            masks and texts (see [`~processing.own_data.entries`]), or rows that are loaded already.
             Rows that are canonical already are checked and kept as they are.
         split (`str`):
             The usual name (`train`, `val`, `test`, `testA`, `testB`) or the source's own. Of canonical rows those are
@@ -59,6 +61,16 @@ def load_referring_dataset(
             Where the photos are; `images` inside the folder if left out.
         sentence_field (`str`, *optional*, defaults to `"sent"`):
             `"sent"` (lower case, without punctuation) or `"raw"` (as typed), where both are published.
+
+        For folders of one's own with a table or a COCO file, unless `adapter` or `columns` is given:
+
+        image_folder (`str` or `Path`, *optional*):
+            Where to look for the images first.
+        text_field (`str`, *optional*):
+            For COCO files, the field or attribute of an annotation that holds its text, or `"category"` for the name
+            of its category.
+        validation_share (`float`, *optional*, defaults to 0.2), split_seed (`int`, *optional*, defaults to 0):
+            Share of the photos that become `val`, and the seed that draws them, where the data name no splits.
 
         For all others:
 
@@ -91,4 +103,7 @@ def load_referring_dataset(
     options = LoadOptions(split, dataset_name, excluded_images(exclude_image_ids), streaming, on_bad_row, check_images)
     if isinstance(name_or_path, str | Path) and is_refer_folder(name_or_path):
         return load_refer_folder(name_or_path, options, **source_options)
+    has_own_columns = source_options.get("adapter") is not None or source_options.get("columns") is not None
+    if isinstance(name_or_path, str | Path) and not has_own_columns and is_own_folder(name_or_path):
+        return load_own_folder(name_or_path, options, **source_options)
     return load_published_dataset(name_or_path, options, **source_options)

@@ -2,13 +2,14 @@
 
 import glob
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from ..natural_order import by_number
 
 
 STANDARD_INPUT = "-"
@@ -50,19 +51,14 @@ def _images_of(source: str) -> list[str]:
         found = [str(file) for file in path.iterdir() if file.suffix.lower() in Image.EXTENSION]
         if not found:
             raise ValueError(f"there is no photo in the folder {source!r}")
-        return sorted(found, key=_by_number)
+        return sorted(found, key=by_number)
     if not path.exists() and glob.has_magic(source) and "://" not in source:
         # `Path.glob` takes no absolute pattern.
         found = [name for name in glob.glob(source, recursive=True) if Path(name).is_file()]  # noqa: PTH207
         if not found:
             raise ValueError(f"no file fits the pattern {source!r}")
-        return sorted(found, key=_by_number)
+        return sorted(found, key=by_number)
     return [source]  # whether it can be read is found out later, and said with its name
-
-
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """Sorts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _of_lines(lines: Iterable[str], name: str, folder: Path, expressions: Sequence[str]) -> Iterator[Request]:

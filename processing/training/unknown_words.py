@@ -1,0 +1,42 @@
+"""Words of a dataset that a tokenizer does not know: a model reads all of them as one and the same."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+_NAMED_WORDS = 20
+
+
+@dataclass(frozen=True)
+class UnknownWords:
+    """
+    Args:
+        num_words (`int`): All words of the expressions, repetitions among them.
+        counts (`Counter`): How often each unknown word occurs.
+    """
+
+    num_words: int
+    counts: Counter[str]
+
+    @property
+    def share(self) -> float:
+        """Share of unknown words among all, from 0 to 1."""
+        return self.counts.total() / max(1, self.num_words)
+
+    def __str__(self) -> str:
+        text = f"the tokenizer does not know {self.counts.total()} of {self.num_words} words ({self.share:.1%})"
+        named = ", ".join(word for word, _ in self.counts.most_common(_NAMED_WORDS))
+        return f"{text}: {named}{', ...' if len(self.counts) > _NAMED_WORDS else ''}" if named else text
+
+
+def find_unknown_words(tokenizer: Any, expressions: Iterable[str]) -> UnknownWords:
+    """Count the words that become the unknown token; none where a tokenizer has no such token."""
+    words = Counter(word for expression in expressions for word in expression.split())
+    unknown: Counter[str] = Counter()
+    if tokenizer.unk_token_id is not None:
+        for word, count in words.items():
+            if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]:
+                unknown[word] = count
+    return UnknownWords(words.total(), unknown)
