@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""JMCELN for referring image segmentation. Importing the package makes it known to `AutoConfig` and `AutoModel`."""
+"""JMCELN for referring image segmentation. Importing this package registers it with `AutoConfig` and `AutoModel`."""
 
 from transformers import AutoConfig, AutoModel
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""The cascade: stages that write the context, read it, predict a mask and align it with the one before."""
+"""The cascade: stages that update the context, use it, predict a mask and align it with the previous one."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ from .pixel_decoder import JMCELNPixelMixer, resize_maps
 
 
 class JMCELNMaskBias(nn.Linear):
-    """The bias of the mask logits. A class of its own, by which the model knows to start it low."""
+    """The bias of the mask logits. It is a separate class so that the model can initialize it with a low value."""
 
 
 class JMCELNMaskPredictor(nn.Module):
     """
-    Joins image-only pixel features with the fused pixels and their places, and scores them by kernels that the context
-    makes: of its first token for the referent, of its second for the landmarks. With places among the features a
-    kernel can say "left of here", as the coordinates of CondInst (Tian et al., 2020) let it.
+    Adds the fused pixels and their positions to image-only pixel features, and scores the result with kernels: one
+    made from the first context token for the referent, one made from the second for the landmarks. With positions in
+    the features, a kernel can express "left of here", as with the coordinates in CondInst (Tian et al., 2020).
     """
 
     def __init__(self, config: JMCELNConfig, is_first: bool):
@@ -61,7 +61,7 @@ class JMCELNMaskPredictor(nn.Module):
             pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
             height, width (`int`): Of the working map.
             previous (`torch.Tensor` of shape `(batch * expressions, out_height, out_width, 2)`, *optional*):
-                Logits of the referent and of the landmarks, from the stage before.
+                Logits of the referent and of the landmarks from the previous stage.
 
         Returns:
             Pixel embeddings `(batch * expressions, out_height, out_width, mask_features)` and logits of the referent
@@ -71,7 +71,7 @@ class JMCELNMaskPredictor(nn.Module):
         fused = self.pixel_projection(self.pixel_norm(pixels) + positions).unflatten(1, (height, width))
         fused = resize_maps(fused, out_height, out_width).unflatten(0, (batch_size, -1))
         embeddings = self.mixer((pixel_features.unsqueeze(1) + fused).flatten(0, 1))
-        # The tokens after these two are free for what else it takes to find the answer.
+        # The other tokens have no fixed role.
         answers = self.kernel_norm(context[:, :2])
         logits = torch.einsum("bhwc,bnc->bnhw", self.embedding_norm(embeddings), self.kernel(answers)) * self.scaling
         if self.comparison is not None:
@@ -81,14 +81,14 @@ class JMCELNMaskPredictor(nn.Module):
 
 class JMCELNStageOutput(NamedTuple):
     """
-    What a stage gives.
+    Output of a stage.
 
     Args:
         pixels (`torch.Tensor` of shape `(batch * expressions, height * width, hidden)`): The working map.
         context (`torch.Tensor` of shape `(batch * expressions, num_tokens, hidden)`)
         logits (`torch.Tensor` of shape `(batch * expressions, 2, out_height, out_width)`): Referent and landmarks.
         alignment_filter (`torch.Tensor` of shape `(batch * expressions, out_height, out_width)`, *optional*)
-        attentions (`torch.Tensor`, *optional*): What the writer attends to.
+        attentions (`torch.Tensor`, *optional*): Attention weights of the [`JMCELNContextWriter`].
     """
 
     pixels: torch.Tensor
@@ -99,7 +99,7 @@ class JMCELNStageOutput(NamedTuple):
 
 
 class JMCELNStage(JMCELNImageLayer):
-    """One stage: write and read the context, let the pixels attend to each other, predict, align."""
+    """One stage: updates the context, applies it to the pixels, lets them attend to each other, predicts, aligns."""
 
     def __init__(self, config: JMCELNConfig, is_first: bool):
         super().__init__(config)
@@ -132,7 +132,7 @@ class JMCELNStage(JMCELNImageLayer):
             pixel_features (`torch.Tensor` of shape `(batch, out_height, out_width, mask_features)`)
             height, width (`int`): Of the working map.
             previous_logits (`torch.Tensor` of shape `(batch * expressions, 2, h, w)`, *optional*):
-                Of the referent and of the landmarks.
+                Logits of the referent and of the landmarks from the previous stage.
             output_attentions (`bool`)
 
         Returns:
@@ -189,11 +189,11 @@ class JMCELNCascade(nn.Module):
             words (`torch.Tensor` of shape `(batch * expressions, length, hidden)`)
             word_bias (`torch.Tensor` of shape `(batch * expressions, 1, 1, length)`)
             sentence (`torch.Tensor` of shape `(batch * expressions, hidden)`)
-            pixel_features (`tuple` of `torch.Tensor`): Fine to coarse, the last at the working map.
+            pixel_features (`tuple` of `torch.Tensor`): Fine to coarse, the last one at the size of the working map.
             output_attentions (`bool`)
 
         Returns:
-            One a stage.
+            One [`JMCELNStageOutput`] per stage.
         """
         height, width = pixel_features[-1].shape[1:3]
         first_context = self.context_tokens.weight + self.sentence_projection(sentence).unsqueeze(1)
@@ -213,7 +213,7 @@ class JMCELNCascade(nn.Module):
                 logits,
                 output_attentions,
             )
-            # Gradient checkpointing makes a plain tuple of it.
+            # Gradient checkpointing returns a plain tuple.
             stages.append(JMCELNStageOutput(*outputs))
             pixels, context, logits = stages[-1].pixels, stages[-1].context, stages[-1].logits
         return stages

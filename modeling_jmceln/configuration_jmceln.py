@@ -29,78 +29,79 @@ class JMCELNConfig(PretrainedConfig):
 
     Args:
         backbone_config (`PretrainedConfig` or `dict`, *optional*):
-            Configuration of the vision encoder: of an [`AutoBackbone`] that returns three or four feature maps, each
-            at twice the stride of the one before; or, with `feature_indices` or `num_prefix_tokens`, of an
+            Configuration of the vision encoder: an [`AutoBackbone`] that returns three or four feature maps, each
+            at twice the stride of the one before it; or, with `feature_indices` or `num_prefix_tokens`, an
             [`AutoModel`]. Defaults to Swin-B.
         text_config (`PretrainedConfig` or `dict`, *optional*):
             Configuration of an [`AutoModel`] text encoder with a `last_hidden_state`. Defaults to BERT-base.
         feature_strides (`list[int]`, *optional*):
             Strides of the backbone's feature maps in input pixels, fine to coarse. Defaults to the last entries of
-            4, 8, 16, 32. The two coarsest carry the reasoning; masks are predicted up to the finest.
+            4, 8, 16, 32. The two coarsest maps are fused with the words; the finest sets the stride of the masks.
         feature_indices (`list[int]`, *optional*):
-            For a vision model without a backbone class, whose hidden states get coarser with depth: which of them are
-            the feature maps, fine to coarse; the index after the last hidden state means `last_hidden_state`.
-            [`JMCELNModel`] finds them in `from_vision_text_pretrained`, as the two fields below.
+            For a vision model without a backbone class, whose hidden states get coarser with depth: the indices of
+            the hidden states to use as feature maps, fine to coarse. The index after the last hidden state means
+            `last_hidden_state`. [`~JMCELNModel.from_vision_text_pretrained`] sets this field and the two below.
         feature_channels (`list[int]`, *optional*):
-            Channels of the maps that `feature_indices` names.
+            Number of channels of each map in `feature_indices`.
         num_prefix_tokens (`int`, *optional*):
-            For a plain vision transformer: how many class and register tokens come before those of its patches. Its
-            last map becomes a pyramid.
+            For a plain vision transformer: the number of class and register tokens before the patch tokens. The last
+            map of the transformer is turned into a pyramid.
         num_categories (`int`, *optional*, defaults to 0):
-            Categories of the detector that the vision model was taken from, if its class heads are used: so many
-            channels join the two coarsest maps.
+            Number of categories of the detector that the vision model comes from, if its class heads are used. The
+            two coarsest feature maps get one more channel per category.
         hidden_size (`int`, *optional*, defaults to 256):
-            Width of words, pixels and context tokens from the fusion neck on.
+            Width of word, pixel and context tokens in the fusion neck and the cascade.
         mask_feature_size (`int`, *optional*, defaults to 128):
             Width of the pixel embeddings at the finer strides, where the masks are predicted.
         intermediate_size (`int`, *optional*, defaults to 512):
             Width of the hidden layer of every feed-forward block.
         num_attention_heads (`int`, *optional*, defaults to 8):
-            Attention heads of the neck and the cascade. Half of the heads that write the contextual embedding see
-            the pixels through the mask of the stage before, the others see all.
+            Number of attention heads in the neck and the cascade. Half of the heads that update the contextual
+            embedding attend to the pixels through the mask of the previous stage; the other half attend to all pixels.
         max_key_size (`int`, *optional*, defaults to 16):
-            Most rows and columns that the self-attention among pixels looks at. Larger maps are averaged to that as
-            keys and values, so that the cost stays linear in the pixels: at 480 x 480 pixels by 2 x 2 cells at stride
-            16, and not at all at stride 32.
+            Maximum number of rows and columns of keys and values in the self-attention among pixels. Larger maps are
+            averaged down to this size, so that the cost is linear in the number of pixels. For an image of 480 x 480
+            pixels, that averages 2 x 2 cells at stride 16 and nothing at stride 32.
         num_image_layers (`int`, *optional*, defaults to 1):
-            Self-attention layers over the two coarsest maps that run once an image, before any word is read.
+            Number of self-attention layers over the two coarsest maps. They run once per image and see no words.
         num_fusion_layers (`int`, *optional*, defaults to 2):
-            Layers in which the pixels attend to the words and to each other, once an expression.
+            Number of layers in which the pixels attend to the words and to each other. They run once per expression.
         num_stages (`int`, *optional*, defaults to 3):
-            Stages of the cascade. The last predicts at the finest stride, each one before it at twice the stride of
-            its successor, down to the working map (the second coarsest).
+            Number of stages of the cascade. The last stage predicts at the finest stride, and each earlier stage at
+            twice the stride of the next one, but no coarser than the working map (the second coarsest).
         num_context_tokens (`int`, *optional*, defaults to 8):
-            Tokens of the learnable contextual embedding (LCE), two at least: the first predicts the referent, the
-            second the landmarks, the other objects that the expression names.
+            Number of tokens of the learnable contextual embedding (LCE), at least two. The first token predicts the
+            referent, the second one the landmarks, that is, the other objects that the expression names.
         use_contextual_embedding (`bool`, *optional*, defaults to `True`):
-            Whether the context tokens read the features through the current mask and carry what they learned to the
-            next stage. If `False`, they see only the words and each other, and start afresh at every stage.
+            Whether the context tokens attend to the pixels through the current mask and are passed on to the next
+            stage. If `False`, they attend only to the words and to each other, and every stage starts from the same
+            tokens.
         use_alignment (`bool`, *optional*, defaults to `True`):
-            Whether the progressive alignment network (PAN) filters each stage's prediction by the one before.
+            Whether the progressive alignment network (PAN) mixes the prediction of each stage with the previous one.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation of the feed-forward blocks.
+            Activation function of the feed-forward blocks.
         dropout (`float`, *optional*, defaults to 0.0):
             Dropout after every attention and feed-forward block of the neck and the cascade.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
-            Epsilon of the layer normalisations.
+            Epsilon of the layer normalization layers.
         binary_cross_entropy_weight (`float`, *optional*, defaults to 2.0):
             Weight of the mean binary cross entropy over the pixels.
         dice_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the Dice loss. Expressions without a target have none.
+            Weight of the Dice loss, which is left out for expressions without a target.
         stage_loss_weight (`float`, *optional*, defaults to 0.5):
-            Weight of the two losses above on each stage's own mask, beside 1 for the final mask.
+            Weight of the two losses above for the mask of each stage, relative to 1 for the final mask.
         alignment_loss_weight (`float`, *optional*, defaults to 0.1):
-            Weight of the disagreement of each stage with the stage after it (which gets no gradient from it).
+            Weight of the disagreement between each stage and the next one. The next stage gets no gradient from it.
         landmark_loss_weight (`float`, *optional*, defaults to 0.5):
-            Weight of the mask losses of the landmarks at every stage, for expressions whose landmarks are given.
+            Weight of the mask losses of the landmarks at every stage, for expressions with known landmarks.
         presence_loss_weight (`float`, *optional*, defaults to 0.5):
-            Weight of the binary cross entropy of "the referent is in the image".
+            Weight of the binary cross entropy for whether the referent is in the image.
     """
 
     model_type = "jmceln"
     sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig, "text_config": AutoConfig}
     _auto_class = "AutoConfig"
-    # What the Trainer leaves out of the predictions that it gathers: only logits and presence are scored.
+    # The Trainer does not gather these outputs: only the logits and the presence logits are needed for metrics.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "stage_logits",
         "landmark_logits",
@@ -216,7 +217,7 @@ class JMCELNConfig(PretrainedConfig):
         self.presence_loss_weight = presence_loss_weight
         self._validate_fields(num_features)
 
-        # A folder that holds this config and the processor's code gives `pipeline(...)` its own task.
+        # With this entry, `pipeline(...)` finds the task in a folder that holds this config and the processor's code.
         kwargs.setdefault(
             "custom_pipelines",
             {
@@ -234,15 +235,15 @@ class JMCELNConfig(PretrainedConfig):
             return 4
         if self.feature_indices is not None:
             return len(self.feature_indices)
-        # timm names its stages only when the model is built.
+        # The configuration of a timm backbone has no stage names; they are known once the model is built.
         field = "out_indices" if self.backbone_config.model_type == "timm_backbone" else "out_features"
         features = getattr(self.backbone_config, field, None)
         if features is None or len(features) < 3:
             raise ValueError(
                 f"The backbone `{self.backbone_config.model_type}` must return three or four feature maps, but its"
-                f" `{field}` are {features}. Name the last four stages, for example"
-                " `out_features=['stage1', 'stage2', 'stage3', 'stage4']`, or let"
-                " `JMCELNModel.from_vision_text_pretrained` find them."
+                f" `{field}` is {features}. Name the last four stages, for example"
+                " `out_features=['stage1', 'stage2', 'stage3', 'stage4']`, or use"
+                " `JMCELNModel.from_vision_text_pretrained`, which chooses them."
             )
         return len(features)
 
@@ -265,23 +266,23 @@ class JMCELNConfig(PretrainedConfig):
                 raise ValueError(f"`{name}` must be an integer of at least 0, got {value!r}.")
         if self.num_context_tokens < 2:
             raise ValueError(
-                "`num_context_tokens` must be at least 2, one for the referent and one for its landmarks, got"
+                "`num_context_tokens` must be at least 2, one for the referent and one for the landmarks, got"
                 f" {self.num_context_tokens}."
             )
         if self.hidden_size % (4 * self.num_attention_heads):
             raise ValueError(
-                "`hidden_size` must be divisible by 4 times `num_attention_heads`, for heads turn pairs of channels"
-                f" by rows and columns; got {self.hidden_size} and {self.num_attention_heads}."
+                "`hidden_size` must be divisible by 4 times `num_attention_heads`, because each head rotates pairs of"
+                f" channels by row and by column; got {self.hidden_size} and {self.num_attention_heads}."
             )
         if self.num_attention_heads % 2:
             raise ValueError(
-                "`num_attention_heads` must be even: half of the heads see through the mask of the stage before; got"
+                "`num_attention_heads` must be even, because half of the heads use the mask of the previous stage; got"
                 f" {self.num_attention_heads}."
             )
         if len(self.feature_strides) != num_features:
             raise ValueError(
-                f"`feature_strides` names {len(self.feature_strides)} strides ({self.feature_strides}), but the"
-                f" backbone returns {num_features} feature maps; give one stride a map, fine to coarse."
+                f"`feature_strides` has {len(self.feature_strides)} entries ({self.feature_strides}), but the"
+                f" backbone returns {num_features} feature maps; give one stride per map, fine to coarse."
             )
         doubles = all(2 * fine == coarse for fine, coarse in pairwise(self.feature_strides))
         if self.feature_strides[0] < 1 or not doubles:

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Losses, one value an expression: masks, agreement of the stages, landmarks, presence of the referent."""
+"""Losses per expression: of the masks, of the alignment of the stages, of the landmarks and of the presence."""
 
 from collections.abc import Iterable
 
@@ -13,12 +13,13 @@ def mask_loss(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, has_target: torch.Tensor, config: JMCELNConfig
 ) -> torch.Tensor:
     """
-    Binary cross entropy, averaged over the counted pixels, and Dice loss where there is a target.
+    Binary cross entropy, averaged over the pixels that are not ignored, plus the Dice loss if there is a target.
 
     Args:
         logits (`torch.Tensor` of shape `(expressions, height, width)`)
         targets (`torch.Tensor` of shape `(expressions, height, width)`): Share of the referent in each pixel, 0 to 1.
-        weights (`torch.Tensor` of shape `(expressions, height, width)`): Share of each pixel that counts, 0 to 1.
+        weights (`torch.Tensor` of shape `(expressions, height, width)`):
+            Share of each pixel that is not ignored, 0 to 1.
         has_target (`torch.Tensor` of shape `(expressions,)`): Booleans.
 
     Returns:
@@ -31,7 +32,7 @@ def mask_loss(
 
 
 def dice_loss(probabilities: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Milletari et al., V-Net, 2016 (without their squares); shapes as in [`mask_loss`]."""
+    """Dice loss of V-Net (Milletari et al., 2016), without their squares. The shapes are as in [`mask_loss`]."""
     overlap = (probabilities * targets * weights).flatten(1).sum(1)
     total = ((probabilities + targets) * weights).flatten(1).sum(1)
     return 1 - (2 * overlap + 1) / (total + 1)
@@ -41,11 +42,11 @@ def alignment_loss(
     stage_logits: tuple[torch.Tensor, ...], weights: list[torch.Tensor], has_target: torch.Tensor
 ) -> torch.Tensor:
     """
-    Disagreement (Dice) of each stage with the one after it, which is the better informed and gets no gradient from it.
+    Dice loss between each stage and the next one, which serves as the target and gets no gradient.
 
     Args:
         stage_logits (`tuple` of `torch.Tensor` of shape `(expressions, height, width)`): Coarse to fine.
-        weights (`list` of `torch.Tensor` of the same shapes): Share of each pixel that counts.
+        weights (`list` of `torch.Tensor` of the same shapes): Share of each pixel that is not ignored.
         has_target (`torch.Tensor` of shape `(expressions,)`): Booleans.
 
     Returns:
@@ -62,18 +63,18 @@ def cover_cells(
     targets: torch.Tensor, weights: torch.Tensor, sizes: Iterable[tuple[int, int]]
 ) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]:
     """
-    Exact coverage of the cells of coarser grids, so that no boundary is moved by them.
+    Averages targets and weights over the cells of coarser grids. The exact shares keep the boundaries where they are.
 
     Args:
         targets, weights (`torch.Tensor` of shape `(expressions, height, width)`): 0 or 1 at every pixel.
-        sizes (`Iterable[tuple[int, int]]`): Rows and columns of the grids, of which each divides the finer ones.
+        sizes (`Iterable[tuple[int, int]]`): Rows and columns of the grids. Each size must divide the larger ones.
 
     Returns:
-        For each size the share of each cell's counted pixels that `targets` holds, and the share of its pixels that
-        count.
+        For each size, the share of the target among the pixels of each cell that are not ignored, and the share of the
+        pixels of each cell that are not ignored.
     """
     covered = {}
-    # A coarser grid is averaged from a finer one, which has far fewer cells than the image has pixels.
+    # A coarser grid is averaged from the next finer grid, which is faster than from all pixels.
     for size in sorted(set(sizes), reverse=True):
         targets = nn.functional.adaptive_avg_pool2d(targets, size)
         weights = nn.functional.adaptive_avg_pool2d(weights, size)
@@ -88,14 +89,14 @@ def landmark_loss(
     config: JMCELNConfig,
 ) -> torch.Tensor:
     """
-    [`mask_loss`] of the landmarks of all stages. Phrases inside an expression as targets of their own are known from
-    MDETR (Kamath et al., 2021), whose tokens point to the boxes that they name.
+    Sum of the [`mask_loss`] of the landmarks over all stages. MDETR (Kamath et al., 2021) trains in a similar way with
+    a target for each phrase of an expression.
 
     Args:
-        landmark_logits (`tuple` of `torch.Tensor` of shape `(expressions, height, width)`): One a stage.
+        landmark_logits (`tuple` of `torch.Tensor` of shape `(expressions, height, width)`): One per stage.
         landmark_masks (`torch.Tensor` of shape `(expressions, height, width)`):
-            1 at the other objects that an expression names, 0 elsewhere; all else does not count.
-        stage_size (`tuple[int, int]`): Height and width of the padded input, which the stages' maps cover.
+            1 at the landmarks, 0 elsewhere; pixels of any other value are ignored.
+        stage_size (`tuple[int, int]`): Height and width of the padded input, which the maps of the stages cover.
         config ([`JMCELNConfig`])
 
     Returns:
@@ -114,7 +115,7 @@ def landmark_loss(
 
 
 def map_sizes(maps: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
-    """Rows and columns of each."""
+    """Returns rows and columns of each map."""
     return [(each.shape[-2], each.shape[-1]) for each in maps]
 
 
@@ -135,14 +136,15 @@ def expression_losses(
     config: JMCELNConfig,
 ) -> torch.Tensor:
     """
-    The weighted sum of all losses but that of the landmarks.
+    The weighted sum of all losses except [`landmark_loss`].
 
     Args:
-        logits (`torch.Tensor` of shape `(expressions, height, width)`): At the resolution of the labels.
-        stage_logits (`tuple` of `torch.Tensor`): One a stage, at strides of their own.
+        logits (`torch.Tensor` of shape `(expressions, height, width)`): At the size of the labels.
+        stage_logits (`tuple` of `torch.Tensor`): One per stage, each at its own stride.
         presence_logits (`torch.Tensor` of shape `(expressions,)`)
-        labels (`torch.Tensor` of shape `(expressions, height, width)`): 1 referent, 0 background, else ignored.
-        stage_size (`tuple[int, int]`): Height and width of the padded input, which the stages' maps cover.
+        labels (`torch.Tensor` of shape `(expressions, height, width)`):
+            1 at the referent, 0 elsewhere; pixels of any other value are ignored.
+        stage_size (`tuple[int, int]`): Height and width of the padded input, which the maps of the stages cover.
         config ([`JMCELNConfig`])
 
     Returns:
@@ -164,6 +166,6 @@ def expression_losses(
     presence = nn.functional.binary_cross_entropy_with_logits(
         presence_logits.float(), has_target.float(), reduction="none"
     )
-    # Of an expression whose every pixel is ignored nothing is known, neither where its referent is nor whether.
+    # If every pixel is ignored, it is not known whether the referent is in the image either.
     is_known = weights.flatten(1).any(1)
     return loss + config.presence_loss_weight * presence * is_known

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Learned upsampling of mask logits to the input resolution, with weights that depend on the image alone."""
+"""Learned upsampling of mask logits to the size of the input, with weights that depend on the image alone."""
 
 import math
 
@@ -10,13 +10,13 @@ from .configuration_jmceln import JMCELNConfig
 
 
 class JMCELNUpsamplingWeights(nn.Conv2d):
-    """The last layer of the upsampler, which starts as bilinear interpolation."""
+    """The last layer of the upsampler. It is initialized so that the upsampling is bilinear interpolation."""
 
     def initial_bias(self) -> torch.Tensor:
-        """Logarithms of the bilinear weights, softened so that every cell can be learned: shape `(9 * stride**2,)`."""
+        """Logarithms of the bilinear weights, `(9 * stride**2,)`, softened so that every weight gets a gradient."""
         stride = math.isqrt(self.out_channels // 9)
         offsets = (torch.arange(stride) + 0.5) / stride - 0.5
-        # (3, stride): weight of the cell before, of the own cell and of the cell after, for each position in the cell
+        # (3, stride): weights of the previous, the own and the next cell, for each position in a cell
         line = torch.stack([(-offsets).clamp(min=0), 1 - offsets.abs(), offsets.clamp(min=0)])
         weights = torch.einsum("is,jt->ijst", line, line)
         return (weights + 1e-2).log().flatten()
@@ -24,9 +24,9 @@ class JMCELNUpsamplingWeights(nn.Conv2d):
 
 class JMCELNConvexUpsampler(nn.Module):
     """
-    Every input pixel takes a convex combination of the 3 x 3 coarse logits around its cell (Teed & Deng, RAFT, 2020,
-    who upsample optical flow so). Where boundaries run is a property of the image, so the weights are computed once an
-    image and serve all its expressions.
+    Each input pixel is a convex combination of the 3 x 3 coarse logits around its cell, as in the upsampling of
+    optical flow in RAFT (Teed & Deng, 2020). Object boundaries are a property of the image, so the weights are
+    computed once per image and used for all its expressions.
     """
 
     def __init__(self, config: JMCELNConfig):
@@ -41,15 +41,16 @@ class JMCELNConvexUpsampler(nn.Module):
     def forward(self, pixel_values: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Multiples of the stride.
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`):
+                Height and width must be multiples of the stride.
             pixel_features (`torch.Tensor` of shape `(batch, height / stride, width / stride, mask_features)`)
 
         Returns:
-            `torch.Tensor` of shape `(batch, 9, height, width)`: For each pixel, weights that sum to 1.
+            `torch.Tensor` of shape `(batch, 9, height, width)`: Weights that sum to 1 for each pixel.
         """
         features = [nn.functional.pixel_unshuffle(pixel_values, self.stride), pixel_features.permute(0, 3, 1, 2)]
         weights = self.weights(nn.functional.gelu(self.pixel_mixer(torch.cat(features, dim=1))))
-        # Softmax first: the nine channels that it goes over lie apart, and stay in the caches as they are now.
+        # The softmax comes before the shuffle: its nine channels are in contiguous blocks here, which is faster.
         weights = weights.unflatten(1, (9, -1)).softmax(dim=1).flatten(1, 2)
         return nn.functional.pixel_shuffle(weights, self.stride)
 
@@ -62,7 +63,7 @@ class JMCELNConvexUpsampler(nn.Module):
         Returns:
             `torch.Tensor` of shape `(batch * expressions, height, width)`.
         """
-        # Not `len`, which is a constant in exported graphs.
+        # Not `len`: exported graphs would turn it into a constant.
         batch_size = weights.shape[0]
         rows, columns = logits.shape[1:]
         logits = logits.unflatten(0, (batch_size, -1))
@@ -72,9 +73,9 @@ class JMCELNConvexUpsampler(nn.Module):
         weights = weights.reshape(batch_size, 1, 9, self.stride**2, rows, columns)
         padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
         upsampled = 0
-        # Unbound, since the gradient of an index is a tensor of zeros as large as all nine weights.
-        for neighbour, weight in enumerate(weights.unbind(2)):
-            row, column = divmod(neighbour, 3)
+        # `unbind`, since the gradient of indexing would be a tensor of zeros as large as all nine weights.
+        for neighbor, weight in enumerate(weights.unbind(2)):
+            row, column = divmod(neighbor, 3)
             cells = padded[:, :, row : row + rows, column : column + columns]
             # (batch, expressions, stride * stride, rows, columns)
             upsampled = upsampled + cells[:, :, None] * weight

@@ -1,4 +1,4 @@
-"""Processing for JMCELN: image processor, processor and pipeline, registered with the Auto classes on import."""
+"""Processing for JMCELN: image processor, processor and pipeline. The import registers them with the Auto classes."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported when they are first used: inference needs none of what training and evaluation import.
+# These are imported when they are first used, since inference does not need their dependencies.
 _LAZY = {
     "ReferringCollator": ".training.collator",
     "ReferringSegmentationMetric": ".evaluation.metrics",
@@ -34,10 +34,10 @@ def __getattr__(name: str) -> Any:
 
 class _RegistrationKey(PretrainedConfig):
     """
-    Under which the processors are registered.
+    The key under which the processors are registered.
 
-    The Auto classes keep processors by the class of the model's configuration, which lives in the other package. What
-    is saved names the classes themselves, and by that name they are looked up among all that is registered.
+    The Auto classes register processors by the configuration class of the model, which is in the other package. Saved
+    folders contain the names of the processor classes, and transformers finds them by these names under any key.
     """
 
 

@@ -1,4 +1,4 @@
-"""Processor of JMCELN: images, expressions and masks in, the inputs of the model out."""
+"""Processor of JMCELN: turns images, expressions and masks into inputs of the model."""
 
 from typing import Any, TypedDict
 
@@ -10,7 +10,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-# `save_pretrained` copies the files that this one names, and on transformers 4 no file that only those name.
+# This file imports every file that it needs, also indirectly: transformers 4 copies only files that it imports itself.
 from .image_loading_jmceln import ImageSource, describe_source, is_image_source, split_images
 from .image_processing_jmceln import JMCELNImageProcessorKwargs, Mask, used_arguments
 from .pipeline_jmceln import ReferringImageSegmentationPipeline  # noqa: F401
@@ -21,7 +21,7 @@ logger = logging.get_logger(__name__)
 
 
 class JMCELNTextKwargs(TypedDict, total=False):
-    """What the processor passes on to its tokenizer."""
+    """Arguments that the processor passes on to its tokenizer."""
 
     add_special_tokens: bool | None
     padding: bool | str | None
@@ -42,18 +42,18 @@ class JMCELNProcessorKwargs(ProcessingKwargs, total=False):
 
 class JMCELNProcessor(ProcessorMixin):
     """
-    Joins a [`JMCELNImageProcessor`] and a tokenizer.
+    Combines a [`JMCELNImageProcessor`] and a tokenizer.
 
     Args:
         image_processor ([`JMCELNImageProcessor`]):
             Prepares images and masks.
         tokenizer ([`PreTrainedTokenizerFast`] or [`PreTrainedTokenizer`]):
-            The tokenizer of the text encoder; it must have a padding token.
+            The tokenizer of the text encoder. It must have a padding token.
     """
 
     valid_processor_kwargs = JMCELNProcessorKwargs
     _auto_class = "AutoProcessor"
-    # Transformers 4 learns the parts from these names; 5 from the arguments of `__init__`, and warns of these names.
+    # transformers 4 needs these names. transformers 5 uses the arguments of `__init__`, and warns about these names.
     if version.parse(transformers.__version__).major < 5:
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
@@ -61,12 +61,12 @@ class JMCELNProcessor(ProcessorMixin):
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None):
         super().__init__(image_processor, tokenizer)
-        # As `save_pretrained` writes it: set from the start, a processor equals itself saved and loaded.
+        # `save_pretrained` writes this field. With it set here, a processor is equal to its saved and loaded copy.
         self.auto_map = {"AutoProcessor": "processing_jmceln.JMCELNProcessor"}
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of what is made of images and expressions, without the `labels`."""
+        """Names of the inputs that are made from images and expressions, without `labels`."""
         padding = ["pixel_mask"] if self.image_processor.keep_aspect_ratio else []
         return ["pixel_values", *padding, "original_sizes", "input_ids", "attention_mask"]
 
@@ -81,42 +81,44 @@ class JMCELNProcessor(ProcessorMixin):
         """
         Args:
             images:
-                One image or a list of them, see [`JMCELNImageProcessor.preprocess`].
+                One image or a list of images, see [`JMCELNImageProcessor.preprocess`].
             text:
-                Expressions. One image takes a string, or a list of strings (several expressions of it). A list of
-                images takes a list of strings (one per image) or a list of lists of strings (several per image).
-                Without `images`, a list of strings belongs to one image, as with it.
+                Expressions. For one image, a string or a list of strings (several expressions for this image). For a
+                list of images, a list of strings (one per image) or a list of lists of strings (several per image).
+                Without `images`, a list of strings counts as several expressions for one image.
             segmentation_maps:
-                The mask of every expression, nested as `text` is, such as the "masks" that
-                [`~JMCELNProcessor.post_process_referring_segmentation`] finds in an image. `None` in the place of a
-                mask says that nothing is known of it. See [`JMCELNImageProcessor.preprocess`].
+                One mask per expression, nested like `text`, for example the "masks" of one image from
+                [`~JMCELNProcessor.post_process_referring_segmentation`]. Pass `None` for a mask that is not known. See
+                [`JMCELNImageProcessor.preprocess`].
             landmark_maps:
-                The same of the other objects that each expression names ("the ring" in "the star left of the ring").
-                `None` may also stand in the place of all masks of an image.
+                The same for the landmarks, that is, the other objects that an expression names ("the ring" in "the
+                star left of the ring"). `None` is also possible for all masks of an image.
             kwargs:
-                `return_tensors`, what [`JMCELNImageProcessor`] takes, and `padding`, `padding_side`, `truncation`,
-                `max_length`, `pad_to_multiple_of`, `add_special_tokens` of the tokenizer. Expressions beyond the limit
-                of the tokenizer are cut only when `truncation=True` is passed. `device` and `return_token_type_ids`
-                are accepted and change nothing.
+                `return_tensors`, the arguments of [`JMCELNImageProcessor`], and `padding`, `padding_side`,
+                `truncation`, `max_length`, `pad_to_multiple_of` and `add_special_tokens` for the tokenizer.
+                Expressions that are longer than the limit of the tokenizer are cut only with `truncation=True`.
+                `device` and
+                `return_token_type_ids` are accepted and have no effect.
 
         Returns:
-            - `pixel_values` (batch, 3, height, width), `original_sizes` (batch, 2) and, where images may be padded,
+            - `pixel_values` (batch, 3, height, width), `original_sizes` (batch, 2) and, with `keep_aspect_ratio`,
               `pixel_mask` (batch, height, width).
-            - `input_ids` and `attention_mask` (batch, length), or (batch, expressions, length) where lists of
-              expressions were given, the shorter lists padded with rows whose `attention_mask` is zero.
-            - With `segmentation_maps`, `labels` (batch[, expressions], height, width) with 255 where a pixel is
-              ignored or an expression is padding; with `landmark_maps`, `landmark_masks` of the same shape.
+            - `input_ids` and `attention_mask` (batch, length), or (batch, expressions, length) for lists of
+              expressions. Shorter lists are padded with rows whose `attention_mask` is zero.
+            - With `segmentation_maps`, `labels` (batch[, expressions], height, width), with 255 at ignored pixels and
+              for padded expressions; with `landmark_maps`, `landmark_masks` of the same shape.
 
-            Either of `images` and `text` may be left out, to prepare the other alone (`model.get_image_features`).
+            Without `text`, the result can be passed to `model.get_image_features`; without `images`, to
+            `model.get_text_features`.
 
         Raises:
-            ValueError: nothing given, blank or too long expressions, counts that do not match, and what
-                [`JMCELNImageProcessor.preprocess`] refuses.
-            TypeError: unknown arguments, or inputs of the wrong kind.
+            ValueError: If neither images nor text are given, if an expression is blank or too long, if numbers do not
+                match, or if [`JMCELNImageProcessor.preprocess`] rejects an image or a mask.
+            TypeError: If an argument is unknown, or if an input is of the wrong kind.
         """
         arguments = self._used_arguments(kwargs)
         if images is None and text is None:
-            raise ValueError("Neither `images` nor `text` was given: pass an image and the expression to find in it.")
+            raise ValueError("Neither `images` nor `text` was given: pass an image and an expression.")
         maps = {"segmentation_maps": segmentation_maps, "landmark_maps": landmark_maps}
         maps = {name: masks for name, masks in maps.items() if masks is not None}
         if images is None and maps:
@@ -179,7 +181,7 @@ class JMCELNProcessor(ProcessorMixin):
         encoding = self.tokenizer(
             expressions,
             truncation=truncation,
-            # The tokenizer warns of a length that it neither cuts nor pads to.
+            # The tokenizer warns about a `max_length` that it neither cuts nor pads to.
             max_length=max_length if truncation or text_kwargs.get("padding") == "max_length" else None,
             return_token_type_ids=False,
             return_attention_mask=True,
@@ -190,20 +192,22 @@ class JMCELNProcessor(ProcessorMixin):
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         for expression, mask in zip(expressions, encoding["attention_mask"], strict=True):
             if sum(mask) <= special_tokens:
-                raise ValueError(f"The tokenizer finds no token in the expression {expression!r}; write it in words.")
+                raise ValueError(
+                    f"The tokenizer finds no token in the expression {expression!r}: describe the object in words."
+                )
             if not truncation and sum(mask) > limit:
                 raise ValueError(
-                    f"The expression {expression[:80]!r}... has {sum(mask)} tokens, more than the limit of {limit}; "
-                    "shorten it, or pass `truncation=True` to drop its end."
+                    f"The expression {expression[:80]!r}... has {sum(mask)} tokens, more than the limit of {limit}: "
+                    "shorten it, or pass `truncation=True` to cut off its end."
                 )
-        self._warn_of_unknown_words(expressions, encoding["input_ids"])
+        self._warn_about_unknown_words(expressions, encoding["input_ids"])
         inputs = {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"]}
         if not is_nested:
             return inputs
         fills = {"input_ids": self.tokenizer.pad_token_id or 0, "attention_mask": 0}
         return {name: _nest(rows, [len(group) for group in groups], fills[name]) for name, rows in inputs.items()}
 
-    def _warn_of_unknown_words(self, expressions: list[str], input_ids: list[list[int]]) -> None:
+    def _warn_about_unknown_words(self, expressions: list[str], input_ids: list[list[int]]) -> None:
         unknown_id = self.tokenizer.unk_token_id
         if unknown_id is None:
             return
@@ -216,13 +220,13 @@ class JMCELNProcessor(ProcessorMixin):
         ]
         for word in dict.fromkeys(words):
             logger.warning_once(
-                f"The tokenizer does not know the word {word!r}: the model reads every unknown word as the same one, "
-                "and may find something that was not meant."
+                f"The tokenizer does not know the word {word!r}. The model treats all unknown words alike, so it may "
+                "find the wrong object."
             )
 
 
 def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
-    """The expressions of each image, and whether they form a dimension of their own."""
+    """Returns the expressions of each image, and whether they form a dimension of their own."""
     single_image = images is not None and is_image_source(images)
     image_count = None if images is None else 1 if single_image else len(split_images(images)[0])
     if isinstance(text, str):
@@ -245,7 +249,7 @@ def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
             if not isinstance(expression, str):
                 raise TypeError(f"An expression must be a string, got {expression!r} in `text`.")
             if not expression.strip():
-                raise ValueError(f"`text` holds the blank expression {expression!r}: say what to look for.")
+                raise ValueError(f"`text` contains the blank expression {expression!r}: describe what to find.")
     if image_count is not None and len(groups) != image_count:
         hint = " For several expressions of one image, pass the image itself, not in a list." * (image_count == 1)
         raise ValueError(
@@ -256,7 +260,7 @@ def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
 
 
 def _masks_of_expressions(name: str, maps: Any, groups: list[list[str]], is_nested: bool) -> list[Any]:
-    """Masks as a list with one entry per image, nested as the expressions are."""
+    """Returns the masks as a list with one entry per image, nested like the expressions."""
     if not isinstance(maps, (list, tuple, np.ndarray, torch.Tensor)) or len(maps) != len(groups):
         raise ValueError(
             f"`{name}` must have one entry for each of the {len(groups)} images, got "
@@ -270,15 +274,15 @@ def _masks_of_expressions(name: str, maps: Any, groups: list[list[str]], is_nest
             masks *= len(group)
         if len(masks) != len(group):
             raise ValueError(
-                f"`{name}[{index}]` has {len(masks)} masks for {len(group)} expressions {group[:3]}: give one mask "
-                "per expression."
+                f"`{name}[{index}]` has {len(masks)} masks for the {len(group)} expressions {group[:3]}: give one "
+                "mask per expression."
             )
         nested.append(masks if is_nested else masks[0])
     return nested
 
 
 def _nest(rows: list[list[int]], counts: list[int], fill: int) -> list[list[list[int]]]:
-    """Rows (all expressions, length) as (images, expressions, length), the shorter lists filled up."""
+    """Groups rows (all expressions, length) to (images, expressions, length), and pads shorter lists."""
     most, length = max(counts), max(len(row) for row in rows)
     nested, start = [], 0
     for count in counts:

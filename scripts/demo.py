@@ -32,7 +32,7 @@ from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, p
 from processing.data.masks import decode_mask
 from processing.evaluation import ReferringSegmentationMetric
 from processing.evaluation.report import markdown_table
-from processing.evaluation.sheet import MASK_COLOURS
+from processing.evaluation.sheet import MASK_COLORS
 from processing.shapes import shapes_row
 from processing.shapes.expressions import LEVELS
 from processing.training.collator import ReferringCollator
@@ -258,7 +258,7 @@ def draw_sheet(
     title = (
         f"Expressions drawn at random. Each: the scene, {', '.join(answers)}. P@0.5 of all with a target: {scores}."
     )
-    legend = [(title, "black"), *MASK_COLOURS.items()]
+    legend = [(title, "black"), *MASK_COLORS.items()]
     sheet = grid([with_caption(Image.new("RGB", (parts[1].width, 0)), legend), *parts], 1)
     return ImageOps.expand(sheet, border=2 * GAP, fill="white")
 
@@ -275,10 +275,10 @@ def sheet_scores(
 
 
 def mark(image: Image.Image, answer: Answer) -> Image.Image:
-    """The image in gray, with what was found rightly, found wrongly and missed in the colors of `MASK_COLOURS`."""
+    """The image in gray, with what was found rightly, found wrongly and missed in the colors of `MASK_COLORS`."""
     parts = (answer.found & answer.wanted, answer.found & ~answer.wanted, answer.wanted & ~answer.found)
     masks = [Image.fromarray(part) for part in parts]
-    return draw_overlay(image.convert("L"), masks, opacity=0.6, colours=list(MASK_COLOURS.values()))
+    return draw_overlay(image.convert("L"), masks, opacity=0.6, colors=list(MASK_COLORS.values()))
 
 
 def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Progressive alignment network (PAN): the previous stage's output filters the current one."""
+"""Progressive alignment network (PAN): mixes the prediction of a stage with the previous one, through a filter."""
 
 import torch
 from torch import nn
@@ -8,13 +8,13 @@ from .configuration_jmceln import JMCELNConfig
 
 
 class JMCELNAlignmentFilter(nn.Conv2d):
-    """The last layer of the filter. A class of its own, by which the model knows to start it open."""
+    """The last layer of the filter. It is a separate class so that the model can initialize it in its own way."""
 
 
 class JMCELNProgressiveAlignment(nn.Module):
     """
-    Mixes the stage's own prediction `r` with the mask `m` of the stage before, pixel by pixel and in logits:
-    `a * r + (1 - a) * m`, where the filter `a` in (0, 1) is computed from the pixel embeddings and both masks.
+    Mixes the logits `r` of a stage with the logits `m` of the previous stage, pixel by pixel: `a * r + (1 - a) * m`.
+    The filter `a` in (0, 1) is computed from the pixel embeddings and both masks.
     """
 
     def __init__(self, config: JMCELNConfig):
@@ -30,8 +30,8 @@ class JMCELNProgressiveAlignment(nn.Module):
         """
         Args:
             pixel_embeddings (`torch.Tensor` of shape `(batch, height, width, mask_features)`)
-            prediction (`torch.Tensor` of shape `(batch, height, width)`): The stage's own logits.
-            previous (`torch.Tensor` of shape `(batch, height, width)`): The logits of the stage before, upsampled.
+            prediction (`torch.Tensor` of shape `(batch, height, width)`): The logits of this stage.
+            previous (`torch.Tensor` of shape `(batch, height, width)`): The upsampled logits of the previous stage.
 
         Returns:
             The aligned logits and the filter, both of shape `(batch, height, width)`.

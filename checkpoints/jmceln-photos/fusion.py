@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""The fusion neck: pixels attend to each other once an image, and to the words once an expression."""
+"""The fusion neck: pixels attend to each other once per image, and to the words once per expression."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from .configuration_jmceln import JMCELNConfig
 
 
 class JMCELNImageLayer(GradientCheckpointingLayer):
-    """Self-attention among the pixels of the two coarsest maps. No word is read, so it runs once an image."""
+    """Self-attention among the pixels of the two coarsest maps. It sees no words, so it runs once per image."""
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
@@ -37,8 +37,8 @@ class JMCELNImageLayer(GradientCheckpointingLayer):
 
 class JMCELNFusionLayer(JMCELNImageLayer):
     """
-    A layer in which the pixels first attend to the words, then to each other. What a pixel takes from the words is
-    multiplied with what it shows itself ([`matched_reading`]).
+    A layer in which the pixels attend first to the words, then to each other. What a pixel reads from the words is
+    multiplied by a gate computed from the pixel itself ([`matched_reading`]).
     """
 
     def __init__(self, config: JMCELNConfig):

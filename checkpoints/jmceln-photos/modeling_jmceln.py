@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-# Every file of the package is named here: transformers 4.57 copies into a saved folder what its entry file imports.
+# This file imports every file of the package: transformers 4.57 copies only files that the entry file imports.
 from .alignment import JMCELNAlignmentFilter
 from .attention import JMCELNAttention  # noqa: F401
 from .cascade import JMCELNCascade, JMCELNMaskBias
@@ -28,8 +28,8 @@ from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
 from .vision_encoder import build_vision_encoder, load_vision_encoder
 
 
-# So many expressions of an image are answered at a time where no gradient is asked for: more would take memory that
-# the processor's caches do not hold, and be slower.
+# The number of expressions per image that go through the model at a time when gradients are off. With more of them,
+# the activations would no longer fit into the CPU's caches, which is slower.
 EXPRESSIONS_AT_A_TIME = 8
 
 
@@ -44,10 +44,12 @@ class JMCELNPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Only modules with parameters of their own are asked: transformers takes the others of custom code for loaded.
+        # This initializes only modules with their own parameters: transformers counts all others in custom code as
+        # loaded.
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             if isinstance(module, JMCELNAlignmentFilter):
-                # Open at first (0.88 everywhere), or the untrained mask before halves the gradient of every stage.
+                # Start with a filter of 0.88 everywhere. At 0.5, the untrained mask of the previous stage would halve
+                # the gradient of every stage.
                 nn.init.zeros_(module.weight)
                 nn.init.constant_(module.bias, 2.0)
                 return
@@ -57,7 +59,7 @@ class JMCELNPreTrainedModel(PreTrainedModel):
                 return
             nn.init.xavier_uniform_(module.weight)
             if isinstance(module, JMCELNMaskBias):
-                # A referent covers a small part of the image: start from mostly background.
+                # A referent covers a small part of the image, so start with mostly background.
                 nn.init.constant_(module.bias, -2.0)
             elif isinstance(module, JMCELNUpsamplingWeights):
                 if not getattr(module.bias, "_is_hf_initialized", False):
@@ -77,15 +79,16 @@ class JMCELNPreTrainedModel(PreTrainedModel):
 
 class JMCELNModel(JMCELNPreTrainedModel):
     """
-    JMCELN: an image and one or many expressions go in, the mask of what each means comes out.
+    JMCELN for referring image segmentation: takes images and one or more expressions per image, and returns one mask
+    per expression.
 
     Args:
-        config ([`JMCELNConfig`]): The weights are random; use [`~JMCELNModel.from_pretrained`] for trained ones, or
-            [`~JMCELNModel.from_vision_text_pretrained`] to start from pretrained encoders.
+        config ([`JMCELNConfig`]): Builds a model with random weights. Use [`~JMCELNModel.from_pretrained`] for trained
+            weights, or [`~JMCELNModel.from_vision_text_pretrained`] for pretrained encoders.
     """
 
     _auto_class = "AutoModel"
-    # Otherwise the Trainer takes the loss for a sum, and multiplies it by the steps of gradient accumulation.
+    # Otherwise the Trainer would treat the loss as a sum, and multiply it by the gradient accumulation steps.
     accepts_loss_kwargs = False
 
     def __init__(self, config: JMCELNConfig):
@@ -109,7 +112,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         self.text_model.set_input_embeddings(value)
 
     def enable_input_require_grads(self) -> None:
-        """As in transformers, and for backbones whose patch embedding returns a tuple too, such as Swin."""
+        """As in transformers, but also for backbones whose patch embedding returns a tuple, such as Swin."""
 
         def require_grad(_module: nn.Module, _inputs: Any, output: Any) -> None:
             (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
@@ -140,17 +143,17 @@ class JMCELNModel(JMCELNPreTrainedModel):
         **config_kwargs: Any,
     ) -> "JMCELNModel":
         """
-        Builds a model on two encoders: the rest of it is new and wants training.
+        Builds a model from two pretrained encoders. All other weights are random and must be trained.
 
         Args:
             vision_model (`str`, `os.PathLike` or `PretrainedConfig`):
                 Hub id or folder of a vision model, whose weights are copied; or a configuration, for random weights.
-                It may be a backbone (of which the last four stages are taken, unless its configuration names at least
-                three `out_features`), a model whose hidden states get coarser with depth, or a plain vision
-                transformer. Of a two-tower model such as CLIP the vision tower is taken. Images must be normalized
-                with the mean and the standard deviation that this model was trained with.
+                It can be a backbone (the last four stages are used, unless its configuration names at least three
+                `out_features`), a model whose hidden states get coarser with depth, or a plain vision transformer. Of
+                a two-tower model such as CLIP, the vision tower is used. Normalize images with the mean and the
+                standard deviation that the vision model was trained with.
             text_model (`str`, `os.PathLike` or `PretrainedConfig`):
-                The same for a text encoder. Of a two-tower model the text tower is taken.
+                The same for a text encoder. Of a two-tower model, the text tower is used.
             revision, token, cache_dir, local_files_only (*optional*):
                 As in `from_pretrained`, for both encoders.
             config_kwargs: Further fields of [`JMCELNConfig`].
@@ -160,7 +163,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
             [`~JMCELNModel.freeze_unused_parameters`]).
 
         Raises:
-            ValueError: If the vision model gives no pyramid of feature maps, or the text model is no encoder.
+            ValueError: If the vision model returns no pyramid of feature maps, or the text model is not an encoder.
         """
         options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         hub_kwargs = {name: value for name, value in options.items() if value is not None}
@@ -168,7 +171,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         text_encoder = load_text_encoder(text_model, hub_kwargs)
         fields = {"text_config": text_encoder.config.to_dict(), **vision.config_fields, **config_kwargs}
         model = cls(JMCELNConfig(**fields))
-        # What turns a plain transformer's map into a pyramid is new, and stays random.
+        # The layers that turn the map of a plain transformer into a pyramid are not pretrained and stay random.
         model.backbone.load_state_dict({**model.backbone.state_dict(), **vision.state_dict})
         model.text_model.load_state_dict(text_encoder.state_dict())
         if vision.category_names is not None and not isinstance(text_model, PretrainedConfig):
@@ -179,20 +182,20 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
     def freeze_unused_parameters(self) -> list[str]:
         """
-        Freezes the parameters that no output depends on, which come with a pretrained encoder, such as the pooling
-        head of SigLIP. `DistributedDataParallel` waits for a gradient of each parameter that is not frozen: call this
-        before wrapping a loaded model, or let it look for unused parameters in every step.
+        Freezes the parameters of the pretrained encoders that the loss does not depend on, such as the pooling head of
+        SigLIP. `DistributedDataParallel` expects a gradient for each parameter that is not frozen: call this method
+        before you wrap a loaded model, or set `find_unused_parameters=True`.
 
-        They are found by a forward and a backward pass on one small image.
+        One forward and one backward pass on a small image find these parameters.
 
         Returns:
-            `list[str]`: Names of the parameters that were frozen.
+            `list[str]`: Names of the frozen parameters.
         """
         modes = {module: module.training for module in self.modules()}
         size = 2 * self.config.feature_strides[-1]
         inputs = {
             "pixel_values": torch.zeros(1, 3, size, size, device=self.device),
-            # Two words: what tells words apart would be unused with one.
+            # Two words: an encoder may have parameters that matter only between different words.
             "input_ids": torch.ones(1, 2, dtype=torch.long, device=self.device),
             "labels": torch.ones(1, size, size, dtype=torch.long, device=self.device),
         }
@@ -216,22 +219,22 @@ class JMCELNModel(JMCELNPreTrainedModel):
         return_dict: bool | None = None,
     ) -> JMCELNImageFeatures | tuple:
         """
-        Encodes images once for any number of expressions: pass the result as `image_features` to the model.
+        Encodes images once for any number of expressions: pass the result to the model as `image_features`.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, 3, height, width)`): Any height and width.
             pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
-                1 at the images, 0 right of them and below, where they are padded to the size of the batch. Each image
-                is then encoded as if it were alone, those of one size together.
+                1 in the image, 0 in the padding right of it and below it. Images of the same size are encoded
+                together, without their padding.
             output_attentions (`bool`, *optional*):
-                Whether to return the backbone's attentions; not for a padded batch.
+                Whether to return the attentions of the backbone. Ignored with `pixel_mask`.
             output_hidden_states (`bool`, *optional*):
-                Whether to return the backbone's hidden states; not for a padded batch.
-            return_dict (`bool`, *optional*): `False` for a plain tuple.
+                Whether to return the hidden states of the backbone. Ignored with `pixel_mask`.
+            return_dict (`bool`, *optional*): `False` returns a plain tuple.
 
         Raises:
-            ValueError: If the shape is not that of a batch of images, if an image is not a rectangle in the upper left
-                corner, or if the backbone's maps are not at the strides that the configuration names.
+            ValueError: If `pixel_values` is not a batch of images, if an image is not a rectangle in the upper left
+                corner, or if the feature maps do not have the strides of the configuration.
         """
         if pixel_values.ndim != 4 or 0 in pixel_values.shape:
             raise ValueError(
@@ -260,9 +263,9 @@ class JMCELNModel(JMCELNPreTrainedModel):
             expected = (padded.shape[-2] // stride, padded.shape[-1] // stride)
             if feature_map.shape[-2:] != expected:
                 raise ValueError(
-                    f"The backbone gave a feature map of {tuple(feature_map.shape[-2:])} for an input of"
-                    f" {tuple(padded.shape[-2:])}, but `feature_strides={strides}` want {expected}. Set"
-                    " `feature_strides` to the strides of the backbone; each must be twice the one before."
+                    f"The backbone returned a feature map of size {tuple(feature_map.shape[-2:])} for an input of size"
+                    f" {tuple(padded.shape[-2:])}, but with `feature_strides={strides}` it should be {expected}. Set"
+                    " `feature_strides` to the strides of the backbone; each must be twice the one before it."
                 )
         tokens, pixel_features = self.pixel_decoder(list(outputs.feature_maps))
         if self.category_matcher is not None:
@@ -280,11 +283,11 @@ class JMCELNModel(JMCELNPreTrainedModel):
         size = tuple(pixel_values.shape[-2:])
         if tuple(pixel_mask.shape) != (len(pixel_values), *size):
             raise ValueError(
-                f"`pixel_mask` must have the shape {(len(pixel_values), *size)}, that of the images without their"
-                f" channels, got {tuple(pixel_mask.shape)}."
+                f"`pixel_mask` must have the shape (batch, height, width) of `pixel_values`,"
+                f" {(len(pixel_values), *size)}, got {tuple(pixel_mask.shape)}."
             )
         strides = self.config.feature_strides
-        # As in `_encode_images`, what fills the last cells of an image is zero.
+        # As in `_encode_images`, an image is filled up to whole cells with zeros.
         pixel_values = pixel_values * pixel_mask.unsqueeze(1)
         groups = group_by_size(pixel_mask, strides[-1])
         parts = [
@@ -315,8 +318,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
         return_dict: bool | None = None,
     ) -> JMCELNTextFeatures | tuple:
         """
-        Encodes expressions once for any number of images: pass the result as `text_features` to the model. A batch of
-        one is used for every image.
+        Encodes expressions once for any number of images: pass the result to the model as `text_features`. A batch of
+        size 1 is used for every image.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, expressions, length)`)
@@ -324,17 +327,18 @@ class JMCELNModel(JMCELNPreTrainedModel):
                 1 at tokens, 0 at padding. An expression without any 1 is padding.
             output_attentions (`bool`, *optional*): Whether to return the text encoder's attentions.
             output_hidden_states (`bool`, *optional*): Whether to return the text encoder's hidden states.
-            return_dict (`bool`, *optional*): `False` for a plain tuple.
+            return_dict (`bool`, *optional*): `False` returns a plain tuple.
 
         Raises:
-            ValueError: If the shapes are not those of a batch of expressions.
+            ValueError: If `input_ids` is not a batch of expressions, or `attention_mask` has another shape.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if input_ids.ndim not in (2, 3) or 0 in input_ids.shape or attention_mask.shape != input_ids.shape:
             raise ValueError(
-                "`input_ids` and `attention_mask` must both have the shape (batch, length) or (batch, expressions,"
-                f" length), none of them 0, got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}."
+                "`input_ids` and `attention_mask` must both have the same shape, (batch, length) or (batch,"
+                f" expressions, length), without a dimension of size 0; got {tuple(input_ids.shape)} and"
+                f" {tuple(attention_mask.shape)}."
             )
         text_kwargs = {}
         if self.config.output_attentions if output_attentions is None else output_attentions:
@@ -385,37 +389,37 @@ class JMCELNModel(JMCELNPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, 3, height, width)`): Any height and width.
             input_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, expressions, length)`):
-                One expression an image, or several.
+                One expression per image, or several.
             attention_mask (`torch.Tensor` of the shape of `input_ids`, *optional*):
-                1 at tokens, 0 at padding. An expression without any 1 is padding: it counts for nothing.
+                1 at tokens, 0 at padding. An expression without any 1 is padding and does not count in the loss.
             labels (`torch.LongTensor` of shape `(batch[, expressions], height, width)`, *optional*):
-                1 at the referent, 0 elsewhere; 255 and -100 are ignored. All background means that the referent is not
-                in the image, and is learned as such.
+                1 at the referent, 0 elsewhere; 255 and -100 are ignored. A mask of zeros means that the referent is
+                not in the image.
             landmark_masks (`torch.Tensor` of the shape of `labels`, *optional*):
-                Beside `labels`: 1 at the other objects that the expression names ("the ring" in "the star left of the
-                ring"), 0 elsewhere; 255 where it is not known. Found first, they help to find the referent.
+                Used together with `labels`: 1 at the landmarks, that is, the other objects that the expression names
+                ("the ring" in "the star left of the ring"), 0 elsewhere, 255 where it is not known.
             pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*):
-                1 at the images, 0 right of them and below, where they are padded to the size of the batch. An image
-                gets the same answer however it is padded.
+                1 in the image, 0 in the padding right of it and below it. The result for an image does not depend on
+                its padding.
             image_features ([`JMCELNImageFeatures`], *optional*):
                 From [`~JMCELNModel.get_image_features`], instead of `pixel_values` and `pixel_mask`.
             text_features ([`JMCELNTextFeatures`], *optional*):
-                From [`~JMCELNModel.get_text_features`], instead of `input_ids` and `attention_mask`. A batch of one is
-                used for every image.
+                From [`~JMCELNModel.get_text_features`], instead of `input_ids` and `attention_mask`. A batch of size 1
+                is used for every image.
             original_sizes (*optional*):
-                Not used. The processor returns it for its post-processing beside what the model takes.
+                Not used. It is accepted because the processor returns it for its post-processing.
             num_items_in_batch (`int` or `torch.Tensor`, *optional*):
-                Number of expressions over which the loss is averaged, if the call is one part of a larger batch.
-            output_attentions (`bool`, *optional*): Whether to return what the context tokens attend to.
-            output_hidden_states (`bool`, *optional*): Whether to return the working map after each stage.
-            return_dict (`bool`, *optional*): `False` for a plain tuple.
+                Number of expressions to average the loss over, if this call handles one part of a larger batch.
+            output_attentions (`bool`, *optional*): Whether to return the attention weights of the context tokens.
+            output_hidden_states (`bool`, *optional*): Whether to return the working map after the neck and each stage.
+            return_dict (`bool`, *optional*): `False` returns a plain tuple.
 
         Returns:
             [`JMCELNOutput`]
 
         Raises:
-            ValueError: If an input is missing or the shapes of the inputs do not fit each other.
-            TypeError: If there is an unknown argument, or features are a plain tuple.
+            ValueError: If an input is missing, or if the shapes of the inputs do not match.
+            TypeError: If an argument is unknown, or if features are a plain tuple.
 
         Example:
 
@@ -431,7 +435,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         self._check_features(pixel_values, image_features, input_ids, text_features)
-        # What is asked for are the attentions and the hidden states of the cascade, not those of the encoders.
+        # `output_attentions` and `output_hidden_states` are about the cascade here, not about the encoders.
         encoder_kwargs = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
         is_shared = text_features is not None and text_features.last_hidden_state.shape[0] == 1
         if text_features is None:
@@ -444,7 +448,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         has_expressions = words.ndim == 4
         if not has_expressions:
             words, sentences, attention_mask = (each.unsqueeze(1) for each in (words, sentences, attention_mask))
-        # Not `len`, by which torch.export would take the number for a constant.
+        # Not `len`: torch.export would turn it into a constant.
         num_images = image_features.last_hidden_state.shape[0]
         if is_shared:
             words, sentences, attention_mask = (
@@ -452,8 +456,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
             )
         if words.shape[0] != num_images:
             raise ValueError(
-                f"There are {num_images} images but expressions for {words.shape[0]}. Several expressions of one image"
-                " go into a second dimension, (batch, expressions, length)."
+                f"There are {num_images} images, but expressions for {words.shape[0]} images. To pass several"
+                " expressions per image, give `input_ids` the shape (batch, expressions, length)."
             )
         leading_shape = words.shape[:2] if has_expressions else words.shape[:1]
         self._check_masks(labels, landmark_masks, (*leading_shape, *image_features.upsampling_weights.shape[-2:]))
@@ -489,21 +493,19 @@ class JMCELNModel(JMCELNPreTrainedModel):
         name = next(iter(kwargs))
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean `{nearest[0]}`?" if nearest else f"it takes {', '.join(known)}."
-        raise TypeError(f"{type(self).__name__} does not take `{name}`: {hint}")
+        raise TypeError(f"{type(self).__name__} has no argument `{name}`: {hint}")
 
     @staticmethod
     def _check_features(pixel_values: Any, image_features: Any, input_ids: Any, text_features: Any) -> None:
         if (pixel_values is None) == (image_features is None):
             raise ValueError("Pass either `pixel_values` or `image_features`, exactly one of them.")
         if input_ids is None and text_features is None:
-            raise ValueError("`input_ids` are missing: an image alone refers to nothing, pass an expression.")
+            raise ValueError("No expression was given: pass `input_ids` or `text_features`.")
         if input_ids is not None and text_features is not None:
             raise ValueError("Pass either `input_ids` or `text_features`, not both.")
         for name, features in (("image_features", image_features), ("text_features", text_features)):
             if isinstance(features, tuple):
-                raise TypeError(
-                    f"`{name}` must be what `get_{name}` returns with `return_dict=True`, got a plain tuple."
-                )
+                raise TypeError(f"`{name}` is a plain tuple: pass the output of `get_{name}` with `return_dict=True`.")
 
     @staticmethod
     def _check_masks(
@@ -512,7 +514,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         for name, masks in (("labels", labels), ("landmark_masks", landmark_masks)):
             if masks is not None and tuple(masks.shape) != expected:
                 raise ValueError(
-                    f"`{name}` must have the shape {expected}, one mask an expression at the size of the input, got"
+                    f"`{name}` must have the shape {expected}, one mask per expression at the size of the input, got"
                     f" {tuple(masks.shape)}."
                 )
 
@@ -524,7 +526,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         sentences: torch.Tensor,
         output_attentions: bool,
     ) -> JMCELNAnswers:
-        """As `_answer`, for images of several sizes."""
+        """Runs `_answer` for each size of the images in a padded batch, and pads the results."""
         if image_features.pixel_mask is None:
             return self._answer_in_parts(image_features, words, attention_mask, sentences, output_attentions)
         strides = self.config.feature_strides
@@ -557,7 +559,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         sentences: torch.Tensor,
         output_attentions: bool,
     ) -> JMCELNAnswers:
-        """As `_answer`, so many expressions at a time as are fast."""
+        """Runs `_answer`, without gradients for `EXPRESSIONS_AT_A_TIME` expressions per image at a time."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._answer(image_features, words, attention_mask, sentences, output_attentions)
         num_images = words.shape[0]
@@ -580,7 +582,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         output_attentions: bool,
     ) -> JMCELNAnswers:
         """
-        The fusion neck, the cascade and what reads its last stage.
+        Runs the fusion neck, the cascade, the upsampling of the last mask and the presence head.
 
         Args:
             image_features ([`JMCELNImageFeatures`])
@@ -593,14 +595,14 @@ class JMCELNModel(JMCELNPreTrainedModel):
         is_visible = visible_tokens(attention_mask)
         word_bias = torch.zeros_like(is_visible, dtype=words.dtype)
         word_bias = word_bias.masked_fill(~is_visible, torch.finfo(words.dtype).min)
-        # batch * expressions is the batch of all that follows
+        # From here on, the batch dimension is batch * expressions.
         words, word_bias, sentences = (
             words.flatten(0, 1),
             word_bias.flatten(0, 1)[:, None, None],
             sentences.flatten(0, 1),
         )
 
-        # What follows the channels of the model is of the categories that a detector knows, and is often empty.
+        # The channels after the first `hidden_size` hold the categories of a detector; there may be none.
         hidden_size = self.config.hidden_size
         sentences, categories = sentences[..., :hidden_size], sentences[..., hidden_size:]
         tokens, evidence = image_features.last_hidden_state.tensor_split([hidden_size], dim=-1)
@@ -639,7 +641,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         landmark_masks: torch.Tensor | None,
         num_items_in_batch: int | torch.Tensor | None,
     ) -> torch.Tensor:
-        """The mean over the expressions that are not padding."""
+        """The loss, averaged over the expressions that are not padding."""
 
         def flatten(masks: torch.Tensor) -> torch.Tensor:
             if image_features.pixel_mask is not None:
@@ -664,8 +666,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
 def visible_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
     """
-    Where words are: `attention_mask`, of any shape `(..., length)`, as booleans. A padded expression gets one visible
-    token, since a softmax over nothing is not a number.
+    Returns `attention_mask` of shape `(..., length)` as booleans. A padded expression gets one visible token, since a
+    softmax over no tokens would be NaN.
     """
     attention_mask = attention_mask.bool()
     is_padding = ~attention_mask.any(dim=-1, keepdim=True)
@@ -673,7 +675,7 @@ def visible_tokens(attention_mask: torch.Tensor) -> torch.Tensor:
     return attention_mask | (is_padding & is_first)
 
 
-# The name that those who know transformers look for: the model has one head only.
+# An alias in the naming scheme of transformers: the model has only one head.
 JMCELNForReferringSegmentation = JMCELNModel
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""What the model returns: of images, of expressions, of both."""
+"""Outputs of the model: features of images, features of expressions, and the result for both."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ from transformers.utils import ModelOutput
 @dataclass
 class JMCELNImageFeatures(ModelOutput):
     """
-    All that the model knows of an image before any word is read: compute it once, use it for many expressions.
+    Features of images that do not depend on the expressions: compute them once and use them for many expressions.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, num_pixels, hidden)`):
-            Tokens of the working map (the second coarsest), then of the coarsest. With `num_categories` in the
-            configuration so many channels follow, with what each pixel shows of each category.
+            Tokens of the working map (the second coarsest), then of the coarsest map. If the configuration has
+            `num_categories`, one more channel per category follows: how much the pixel looks like that category.
         pooler_output (`torch.FloatTensor`, *optional*):
-            Always `None`; transformers expects the field of every `get_image_features`.
+            Always `None`; transformers expects this field of every `get_image_features`.
         pixel_features (`tuple` of `torch.FloatTensor` of shape `(batch, height, width, mask_features)`):
-            Pixel embeddings, fine to coarse, the last at the working map.
+            Pixel embeddings, fine to coarse, the last one at the size of the working map.
         upsampling_weights (`torch.FloatTensor` of shape `(batch, 9, height, width)`):
-            At the size of the input: how each pixel mixes the 3 x 3 coarse logits around it.
+            At the size of the input: the weights of the 3 x 3 coarse logits around each pixel.
         pixel_mask (`torch.BoolTensor` of shape `(batch, height, width)`, *optional*):
-            True at the images, False at what pads them to the size of the batch. `None` if nothing pads them.
-        hidden_states (`tuple` of `torch.FloatTensor`, *optional*): The backbone's, if asked for.
-        attentions (`tuple` of `torch.FloatTensor`, *optional*): The backbone's, if asked for.
+            True in the image, False in its padding. `None` if no image is padded.
+        hidden_states (`tuple` of `torch.FloatTensor`, *optional*): Of the backbone, with `output_hidden_states`.
+        attentions (`tuple` of `torch.FloatTensor`, *optional*): Of the backbone, with `output_attentions`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -42,16 +42,16 @@ class JMCELNImageFeatures(ModelOutput):
 @dataclass
 class JMCELNTextFeatures(ModelOutput):
     """
-    All that the model knows of expressions before it sees an image: encode a phrase once, use it for many images.
+    Features of expressions that do not depend on an image: encode a phrase once and use it for many images.
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch[, expressions], length, hidden)`): Words.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch[, expressions], length, hidden)`): One token per word.
         pooler_output (`torch.FloatTensor` of shape `(batch[, expressions], hidden)`):
-            Means of the words. With `num_categories` in the configuration twice as many channels follow: the shares of
-            each category in the referent and in the landmarks.
+            Mean of the word tokens. If the configuration has `num_categories`, two more channels per category follow:
+            the probability of each category for the referent, then for the landmarks.
         attention_mask (`torch.Tensor` of shape `(batch[, expressions], length)`): 1 at words, 0 at padding.
-        hidden_states (`tuple` of `torch.FloatTensor`, *optional*): The text encoder's, if asked for.
-        attentions (`tuple` of `torch.FloatTensor`, *optional*): The text encoder's, if asked for.
+        hidden_states (`tuple` of `torch.FloatTensor`, *optional*): Of the text encoder, with `output_hidden_states`.
+        attentions (`tuple` of `torch.FloatTensor`, *optional*): Of the text encoder, with `output_attentions`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -64,32 +64,32 @@ class JMCELNTextFeatures(ModelOutput):
 @dataclass
 class JMCELNOutput(ModelOutput):
     """
-    Output of [`JMCELNModel`]. The dimension `expressions` is there if `input_ids` had it.
+    Output of [`JMCELNModel`]. The tensors have the dimension `expressions` if `input_ids` has it.
 
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`):
-            Mean over the expressions that are not padding.
+            Mean loss over the expressions that are not padding.
         logits (`torch.FloatTensor` of shape `(batch[, expressions], height, width)`):
             Mask logits at the size of the input.
         presence_logits (`torch.FloatTensor` of shape `(batch[, expressions])`):
-            Whether the referent is in the image at all.
+            Logit of the probability that the referent is in the image.
         stage_logits (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`):
-            One a stage, coarse to fine, before the learned upsampling. They cover the input padded to a multiple of
-            the coarsest stride.
+            Mask logits of each stage, coarse to fine, before the learned upsampling. They cover the input padded to a
+            multiple of the coarsest stride.
         landmark_logits (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`):
-            One a stage, as `stage_logits`: where the other objects are that the expression names. They mean something
-            only if the model was trained with `landmark_masks`.
+            Mask logits of the landmarks (the other objects that the expression names), one tensor per stage, as
+            `stage_logits`. They are meaningful only if the model was trained with `landmark_masks`.
         contextual_embeddings (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], tokens, hidden)`):
-            One a stage.
+            The context tokens after each stage.
         alignment_filters (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], h, w)`, *optional*):
-            One a stage after the first: 1 where the stage's own prediction counts, 0 where the previous one does.
-            `None` without alignment or with a single stage.
-        image_features ([`JMCELNImageFeatures`]): To be passed on for further expressions of the same images.
+            One per stage after the first: 1 where the stage keeps its own prediction, 0 where it takes over the
+            previous one. `None` without alignment or with a single stage.
+        image_features ([`JMCELNImageFeatures`]): Pass them on for more expressions about the same images.
         hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], pixels, hidden)`, *optional*):
-            The working map after the neck and after each stage, if asked for.
+            The working map after the neck and after each stage, with `output_hidden_states`.
         attentions (`tuple` of `torch.FloatTensor` of shape `(batch[, expressions], heads, tokens, keys)`, *optional*):
-            One a stage, if asked for: what the context tokens attend to. The keys are the words, the context tokens
-            and, with `use_contextual_embedding`, the pixels of the working map.
+            The attention weights of the context tokens, one tensor per stage, with `output_attentions`. The keys are
+            the words, the context tokens and, with `use_contextual_embedding`, the pixels of the working map.
     """
 
     loss: torch.FloatTensor | None = None
@@ -106,8 +106,8 @@ class JMCELNOutput(ModelOutput):
 
 class JMCELNAnswers(NamedTuple):
     """
-    What the part after the encoders finds: tensors of shape `(batch * expressions, ...)` and tuples of them, one a
-    stage, with the meanings of [`JMCELNOutput`].
+    Results of the neck and the cascade: tensors of shape `(batch * expressions, ...)`, and tuples with one such tensor
+    per stage. The fields mean the same as in [`JMCELNOutput`].
     """
 
     logits: torch.Tensor
@@ -120,14 +120,14 @@ class JMCELNAnswers(NamedTuple):
     attentions: tuple[torch.Tensor, ...]
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "JMCELNAnswers":
-        """`change` applied to every tensor."""
+        """Applies `change` to every tensor."""
         return JMCELNAnswers(
             *(tuple(change(each) for each in value) if isinstance(value, tuple) else change(value) for value in self)
         )
 
     @staticmethod
     def concatenate(parts: Sequence["JMCELNAnswers"], dim: int) -> "JMCELNAnswers":
-        """Images (`dim=0`) or expressions (`dim=1`) of several answers, one after the other."""
+        """Concatenates the images (`dim=0`) or the expressions (`dim=1`) of several answers."""
         if len(parts) == 1:
             return parts[0]
         return JMCELNAnswers(

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""The image-only part after the backbone: tokens for the neck and a pyramid of pixel features, once an image."""
+"""The image-only part after the backbone: computes tokens for the neck and a pyramid of pixel features per image."""
 
 import torch
 from torch import nn
@@ -10,12 +10,12 @@ from .fusion import JMCELNImageLayer
 
 
 def coarse_map_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Rows and columns of the working map, `height` and `width`, and of the coarsest."""
+    """Rows and columns of the working map, `height` and `width`, and of the coarsest map."""
     return [(height, width), (height // 2, width // 2)]
 
 
 def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bilinear resizing of channels-last maps, `(batch, h, w, channels)` to `(batch, height, width, channels)`."""
+    """Resizes channels-last maps `(batch, h, w, channels)` bilinearly to `(batch, height, width, channels)`."""
     if maps.shape[1:3] == (height, width):
         return maps
     maps = nn.functional.interpolate(
@@ -25,7 +25,7 @@ def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 class JMCELNPixelMixer(nn.Module):
-    """A residual 3 x 3 depthwise convolution and a pointwise one, on channels-last maps."""
+    """A residual block of a 3 x 3 depthwise and a pointwise convolution, on channels-last maps."""
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
@@ -35,13 +35,16 @@ class JMCELNPixelMixer(nn.Module):
         self.pointwise = nn.Linear(size, size)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """`(batch, height, width, mask_features)` to the same shape."""
-        neighbours = self.depthwise(self.norm(maps).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return maps + self.pointwise(nn.functional.gelu(neighbours))
+        """Takes and returns maps of shape `(batch, height, width, mask_features)`."""
+        neighbors = self.depthwise(self.norm(maps).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return maps + self.pointwise(nn.functional.gelu(neighbors))
 
 
 class JMCELNPixelDecoder(nn.Module):
-    """Two coarsest maps to one token sequence with self-attention; finer maps to a pyramid of narrow features."""
+    """
+    Turns the two coarsest feature maps into one token sequence with self-attention, and all feature maps into a
+    pyramid of pixel features.
+    """
 
     def __init__(self, config: JMCELNConfig, channels: list[int]):
         super().__init__()
@@ -63,7 +66,7 @@ class JMCELNPixelDecoder(nn.Module):
 
     def positions(self, height: int, width: int, reference: torch.Tensor) -> torch.Tensor:
         """
-        Position embeddings of the working map and of the coarsest, at the device and dtype of `reference`.
+        Position embeddings of the working map and of the coarsest map, on the device and in the dtype of `reference`.
 
         Returns:
             `torch.Tensor` of shape `(1, height * width + height * width / 4, hidden)`.
@@ -83,8 +86,8 @@ class JMCELNPixelDecoder(nn.Module):
             feature_maps (`list` of `torch.Tensor` of shape `(batch, channels, height, width)`): Fine to coarse.
 
         Returns:
-            The tokens of the working map (the second coarsest) and of the coarsest, `(batch, num_pixels, hidden)`,
-            and the pixel features, fine to coarse down to the working map, `(batch, height, width, mask_features)`.
+            The tokens of the working map (the second coarsest) and of the coarsest map, `(batch, num_pixels, hidden)`,
+            and the pixel features from the finest map to the working map, `(batch, height, width, mask_features)`.
         """
         height, width = feature_maps[-2].shape[-2:]
         tokens = [

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Vision encoders as a pyramid of feature maps, also those that transformers does not offer as a backbone."""
+"""Vision encoders that return a pyramid of feature maps, including models without a backbone class in transformers."""
 
 import inspect
 import json
@@ -17,19 +17,19 @@ from transformers.modeling_outputs import BackboneOutput
 from .configuration_jmceln import JMCELNConfig
 
 
-# Beside the weights of a vision model that comes with them.
+# Optional files next to the weights of a vision model that comes from a detector.
 CATEGORY_HEADS_FILE = "category_heads.safetensors"
 CATEGORY_NAMES_FILE = "category_names.json"
-# An image on which encoders are tried, in pixels. It is not square, so that no encoder of a fixed size passes.
+# Size in pixels of the image that encoders are tried on. It is not square, so that encoders with a fixed size fail.
 TRIAL_HEIGHT, TRIAL_WIDTH = 256, 320
 
 
 def build_vision_encoder(config: JMCELNConfig) -> nn.Module:
     """
-    The vision encoder of a configuration, with random weights.
+    Builds the vision encoder of a configuration, with random weights.
 
     Returns:
-        `nn.Module` that maps `pixel_values` to a [`BackboneOutput`] and names the `channels` of its feature maps.
+        `nn.Module` that maps `pixel_values` to a [`BackboneOutput`] and has the numbers of its `channels`.
     """
     if config.num_prefix_tokens is not None:
         return JMCELNSimpleFeaturePyramid(AutoModel.from_config(config.backbone_config), config.num_prefix_tokens)
@@ -40,23 +40,23 @@ def build_vision_encoder(config: JMCELNConfig) -> nn.Module:
         )
     backbone = AutoBackbone.from_config(config.backbone_config)
     if hasattr(backbone, "swin"):
-        # The default encoder has a norm that no feature map passes; `freeze_unused_parameters` finds those of others.
+        # No feature map of Swin passes through this norm. `freeze_unused_parameters` finds such parts in other models.
         backbone.swin.layernorm.requires_grad_(False)
     return backbone
 
 
 class JMCELNCategoryHeads(nn.Module):
     """
-    Convolutions that say how much each cell of the two coarsest maps looks like each category of a detector. They come
-    with a vision model that was trained to detect: the class predictors of SSD (Liu et al., 2016), averaged over its
-    anchor boxes.
+    Convolutions that score how much each cell of the two coarsest maps looks like each category of a detector. Their
+    weights come from a vision model that was trained for detection: they are the class predictors of SSD (Liu et al.,
+    2016), averaged over its anchor boxes.
 
     Args:
-        channels (`list[int]`): Of the two maps.
+        channels (`list[int]`): Numbers of channels of the two maps.
         num_categories (`int`)
     """
 
-    # Most cells show none of a category: the logits of those that do begin at about this one.
+    # In most cells, a category is absent. The logits of cells that show it start at about this value.
     lowest_logit = -6.0
 
     def __init__(self, channels: list[int], num_categories: int):
@@ -64,7 +64,7 @@ class JMCELNCategoryHeads(nn.Module):
         self.heads = nn.ModuleList([nn.Conv2d(size, num_categories, kernel_size=3, padding=1) for size in channels])
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Maps of shape `(batch, channels, height, width)` to `(batch, num_categories, height, width)`, from 0 on."""
+        """Two maps `(batch, channels, height, width)` to scores `(batch, categories, height, width)`, at least 0."""
         return [
             nn.functional.softplus(head(feature_map) - self.lowest_logit)
             for head, feature_map in zip(self.heads, maps, strict=True)
@@ -73,15 +73,15 @@ class JMCELNCategoryHeads(nn.Module):
 
 class JMCELNHiddenStatePyramid(nn.Module):
     """
-    A vision model without a backbone class whose hidden states get coarser with depth, such as MobileNetV2: some of
-    them are its feature maps.
+    Wraps a vision model without a backbone class whose hidden states get coarser with depth, such as MobileNetV2, and
+    returns some of its hidden states as feature maps.
 
     Args:
         encoder (`PreTrainedModel`): Returns hidden states of shape `(batch, channels, height, width)`.
-        feature_indices (`list[int]`): Which of [`all_feature_maps`] to take, fine to coarse.
-        channels (`list[int]`): Channels of each.
-        num_categories (`int`): If not 0, [`JMCELNCategoryHeads`] add so many channels to the two coarsest maps; the
-            encoder must be a MobileNetV2.
+        feature_indices (`list[int]`): Indices into [`all_feature_maps`], fine to coarse.
+        channels (`list[int]`): Number of channels of each of these maps.
+        num_categories (`int`): If not 0, [`JMCELNCategoryHeads`] add this many channels to the two coarsest maps. The
+            encoder must then be a MobileNetV2.
     """
 
     def __init__(self, encoder: nn.Module, feature_indices: list[int], channels: list[int], num_categories: int = 0):
@@ -96,14 +96,14 @@ class JMCELNHiddenStatePyramid(nn.Module):
             self.channels[-2:] = [size + num_categories for size in self.channels[-2:]]
 
     def _expansion(self) -> nn.Module:
-        """The layer behind the second coarsest map, whose wide output SSD reads."""
+        """The layer after the second coarsest map. SSD predicts classes from its output."""
         return self.encoder.layer[self.feature_indices[-2] + 1].expand_1x1
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
-        """`pixel_values` of shape `(batch, 3, height, width)`; keyword arguments go to the encoder."""
+        """Takes `pixel_values` of shape `(batch, 3, height, width)` and keyword arguments for the encoder."""
         wants_hidden_states = kwargs.pop("output_hidden_states", False)
         outputs = self.encoder(pixel_values, output_hidden_states=True, **kwargs)
         maps = all_feature_maps(outputs)
@@ -120,15 +120,15 @@ class JMCELNHiddenStatePyramid(nn.Module):
 
 class JMCELNSimpleFeaturePyramid(nn.Module):
     """
-    A plain vision transformer, such as ViT, DINOv2, DINOv3, CLIP or SigLIP: its last map, at the stride of the
-    patches, becomes four by deconvolutions and a pooling, as in ViTDet (Li et al., 2022).
+    Wraps a plain vision transformer, such as ViT, DINOv2, DINOv3, CLIP or SigLIP. Deconvolutions and a pooling turn
+    its last map into four feature maps, as in ViTDet (Li et al., 2022).
 
-    Where the patch size is no power of two (14 pixels in DINOv2), the image is resized a little, so that the strides
-    are those of the next power (16).
+    If the patch size is not a power of two (14 pixels in DINOv2), the image is resized slightly, so that the strides
+    are those of the next power of two (16).
 
     Args:
-        encoder (`PreTrainedModel`): Returns one token per patch, row by row, after `num_prefix_tokens` others.
-        num_prefix_tokens (`int`): Class and register tokens, which belong to no place and are left out.
+        encoder (`PreTrainedModel`): Returns one token per patch, row by row, after `num_prefix_tokens` other tokens.
+        num_prefix_tokens (`int`): Number of class and register tokens, which are dropped.
     """
 
     def __init__(self, encoder: nn.Module, num_prefix_tokens: int):
@@ -150,8 +150,9 @@ class JMCELNSimpleFeaturePyramid(nn.Module):
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BackboneOutput:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Multiples of twice the stride.
-            kwargs: Go to the encoder.
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`):
+                Height and width must be multiples of twice the stride.
+            kwargs: Passed on to the encoder.
         """
         rows, columns = (size // self.stride for size in pixel_values.shape[-2:])
         if self.patch_size != self.stride:
@@ -176,22 +177,23 @@ class JMCELNSimpleFeaturePyramid(nn.Module):
 
 
 def patch_stride(patch_size: int) -> int:
-    """The smallest power of two that is at least `patch_size`."""
+    """Returns the smallest power of two that is at least `patch_size`."""
     return 1 << (patch_size - 1).bit_length()
 
 
 def run_plain_transformer(encoder: nn.Module, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
     """
-    Calls a plain vision transformer on images of any size: position embeddings are interpolated where the model has to
-    be asked for it, and SigLIP 2, which wants the patches themselves, gets them.
+    Calls a plain vision transformer on images of any size. Models that interpolate their position embeddings only on
+    request are told to do so, and SigLIP 2 gets the flattened patches that it takes as its input.
 
     Args:
         encoder (`PreTrainedModel`)
-        pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Multiples of the patch size.
-        kwargs: Go to the encoder.
+        pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`):
+            Height and width must be multiples of the patch size.
+        kwargs: Passed on to the encoder.
 
     Returns:
-        What the encoder returns.
+        The output of the encoder.
     """
     parameters = inspect.signature(encoder.forward).parameters
     if "interpolate_pos_encoding" in parameters:
@@ -201,7 +203,7 @@ def run_plain_transformer(encoder: nn.Module, pixel_values: torch.Tensor, **kwar
         patch_size = encoder.config.patch_size
         rows, columns = (size // patch_size for size in pixel_values.shape[-2:])
         patches = pixel_values.reshape(batch_size, -1, rows, patch_size, columns, patch_size)
-        # The values of a patch go row by row, pixel by pixel, channel by channel.
+        # The values of a patch are ordered by row, then by column, then by channel.
         pixel_values = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         kwargs["pixel_attention_mask"] = pixel_values.new_ones(pixel_values.shape[:2], dtype=torch.long)
         kwargs["spatial_shapes"] = torch.tensor([[rows, columns]] * batch_size, device=pixel_values.device)
@@ -209,14 +211,14 @@ def run_plain_transformer(encoder: nn.Module, pixel_values: torch.Tensor, **kwar
 
 
 def all_feature_maps(outputs: Any) -> tuple[torch.Tensor, ...]:
-    """The hidden states of a vision model, and its last one after the layers that follow the last block."""
+    """Returns the hidden states of a vision model and, after them, its `last_hidden_state`."""
     return (*outputs.hidden_states, outputs.last_hidden_state)
 
 
 class JMCELNPretrainedVision(NamedTuple):
     """
-    A vision encoder to start from: the fields of [`JMCELNConfig`] that describe it, weights to copy, and the names of
-    the categories that its detector knows, if it comes with one.
+    A pretrained vision encoder: the fields of [`JMCELNConfig`] that describe it, the weights to copy, and, if it comes
+    from a detector, the names of the detector's categories.
     """
 
     config_fields: dict[str, Any]
@@ -228,19 +230,20 @@ def load_vision_encoder(
     vision_model: str | os.PathLike | PretrainedConfig, hub_kwargs: dict[str, Any]
 ) -> JMCELNPretrainedVision:
     """
-    Loads any vision encoder and finds out, by trying it on an image, how its feature maps are to be had.
+    Loads a vision encoder and runs it on a blank image to find out which feature maps it returns.
 
     Args:
         vision_model (`str`, `os.PathLike` or `PretrainedConfig`):
-            Hub id or folder; or a configuration, for random weights. Of a two-tower model such as CLIP the vision
-            tower is taken.
-        hub_kwargs (`dict`): `revision`, `token` and so on, for loading from the hub.
+            Hub id or folder; or a configuration, for random weights. Of a two-tower model such as CLIP, the vision
+            tower is used.
+        hub_kwargs (`dict`): `revision`, `token` and so on, for loading from the Hub.
 
     Returns:
         [`JMCELNPretrainedVision`]
 
     Raises:
-        ValueError: If the encoder takes images of one size only, or its maps do not get coarser by factors of two.
+        ValueError: If the encoder accepts only one image size, or if the strides of its maps are not each twice the
+            one before.
     """
     is_config = isinstance(vision_model, PretrainedConfig)
     config = vision_model if is_config else AutoConfig.from_pretrained(vision_model, **hub_kwargs)
@@ -258,7 +261,7 @@ def load_vision_encoder(
 
 
 def is_plain_transformer(config: PretrainedConfig) -> bool:
-    """Whether all layers of a vision model have one width and one stride."""
+    """Whether all layers of a vision model have the same width and stride."""
     sizes = (getattr(config, field, None) for field in ("hidden_size", "num_hidden_layers", "patch_size"))
     return all(isinstance(size, int) for size in sizes) and not hasattr(config, "depths")
 
@@ -281,9 +284,9 @@ def _load_plain_transformer(encoder: nn.Module) -> JMCELNPretrainedVision:
         num_prefix_tokens = 0 if tuple(last.shape[-2:]) == (rows, columns) else -1
     if num_prefix_tokens < 0:
         raise ValueError(
-            f"`{encoder.config.model_type}` returned {tuple(last.shape)} for {rows} x {columns} patches: it leaves"
-            " some out or joins them. Load its weights into a class that keeps one token per patch, such as `ViTModel`"
-            " for those of ViTMAE."
+            f"`{encoder.config.model_type}` returned an output of shape {tuple(last.shape)} for {rows} x {columns}"
+            " patches: it drops or merges some of them. Load its weights into a class that keeps one token per patch,"
+            " for example those of ViTMAE into `ViTModel`."
         )
     fields = {
         "backbone_config": encoder.config.to_dict(),
@@ -319,7 +322,7 @@ def _load_backbone(config: PretrainedConfig, name: str | None, hub_kwargs: dict[
         if name is None:
             fields = {**config.to_dict(), "out_features": out_features, "out_indices": None}
             return AutoBackbone.from_config(type(config).from_dict(fields)).eval()
-        # `AutoBackbone.from_pretrained` itself takes no folder: it asks the hub whether the name is a repository.
+        # `AutoBackbone.from_pretrained` does not work with a folder: it looks the name up on the Hub.
         with torch.device("meta"):
             backbone_class = type(AutoBackbone.from_config(config))
         return backbone_class.from_pretrained(
@@ -334,7 +337,7 @@ def _load_backbone(config: PretrainedConfig, name: str | None, hub_kwargs: dict[
     backbone = load(out_features)
     maps = _try(backbone, lambda model, pixels: model(pixels)).feature_maps
     if not is_chosen and not doubles([feature_map.shape[2] for feature_map in reversed(maps)]):
-        # FocalNet halves its map at the end of a stage, so that its last two have one stride.
+        # FocalNet halves its map at the end of a stage, so that its last two maps have the same stride.
         all_maps = _try(load(stages), lambda model, pixels: model(pixels)).feature_maps
         backbone = load([stages[index] for index in last_at_each_stride(all_maps, config.model_type)])
         maps = _try(backbone, lambda model, pixels: model(pixels)).feature_maps
@@ -342,7 +345,7 @@ def _load_backbone(config: PretrainedConfig, name: str | None, hub_kwargs: dict[
 
 
 def _load_timm_backbone(config: PretrainedConfig, folder: Path | None) -> JMCELNPretrainedVision:
-    """timm names no stages before a model is built, and loads weights by names of its own."""
+    """Loads a timm backbone, which has no stage names until it is built, and its own names for the weights."""
 
     def build(out_indices: list[int]) -> nn.Module:
         return AutoBackbone.from_config(
@@ -351,7 +354,7 @@ def _load_timm_backbone(config: PretrainedConfig, folder: Path | None) -> JMCELN
 
     out_indices = list(config.out_indices)
     if len(out_indices) < 3:
-        # `-1` alone is the default: the last map of the model, whose number says how many there are.
+        # The default, `-1`, means the last map. The model knows how many maps there are.
         num_maps = len(build([0]).stage_names)
         maps = _try(build(list(range(num_maps))), lambda model, pixels: model(pixels)).feature_maps
         out_indices = last_at_each_stride(maps, config.backbone)
@@ -365,8 +368,8 @@ def _describe_backbone(backbone: nn.Module, maps: tuple[torch.Tensor, ...]) -> J
     channels = [feature_map.shape[1] for feature_map in maps]
     if channels != list(backbone.channels):
         raise ValueError(
-            f"`{backbone.config.model_type}` gave feature maps of {channels} channels but says that they have"
-            f" {list(backbone.channels)}: fields of its configuration contradict each other."
+            f"`{backbone.config.model_type}` returned feature maps with {channels} channels, but its `channels` are"
+            f" {list(backbone.channels)}: check the configuration for fields that contradict each other."
         )
     fields = {
         "backbone_config": backbone.config.to_dict(),
@@ -376,37 +379,36 @@ def _describe_backbone(backbone: nn.Module, maps: tuple[torch.Tensor, ...]) -> J
 
 
 def _try(encoder: nn.Module, run: Any, height: int = TRIAL_HEIGHT, width: int = TRIAL_WIDTH) -> Any:
-    """What `run(encoder, pixel_values)` gives on an image of zeros."""
+    """Returns `run(encoder, pixel_values)` for an image of zeros."""
     try:
         with torch.no_grad():
             return run(encoder, torch.zeros(1, 3, height, width))
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         name = getattr(encoder.config, "backbone", None) or encoder.config.model_type
         raise ValueError(
-            f"`{name}` cannot encode an image of {height} x {width} pixels ({error}). JMCELN"
-            " gives its vision encoder images of any height and width; models that are made for one size only cannot"
-            " be used."
+            f"`{name}` cannot encode an image of {height} x {width} pixels ({error}). JMCELN passes images of any"
+            " height and width to its vision encoder: choose a model that is not limited to one size."
         ) from error
 
 
 def doubles(sizes: list[int]) -> bool:
-    """Whether each of `sizes` is twice the one before."""
+    """Whether each of `sizes` is twice the one before it."""
     return all(2 * small == large for small, large in pairwise(sizes))
 
 
 def last_at_each_stride(maps: tuple[torch.Tensor, ...], name: str) -> list[int]:
     """
-    Chooses feature maps: the last at each stride, the four coarsest of them.
+    Chooses feature maps: of the last map at each stride, the four coarsest.
 
     Args:
-        maps (`tuple` of `torch.Tensor`): Of an image of [`TRIAL_HEIGHT`] rows; those that are no maps are left out.
-        name (`str`): The model's, for the message.
+        maps (`tuple` of `torch.Tensor`): Outputs for an image of [`TRIAL_HEIGHT`] rows. Other tensors are ignored.
+        name (`str`): Name of the model for the error message.
 
     Returns:
         Indices into `maps`, fine to coarse.
 
     Raises:
-        ValueError: If fewer than three strides are found, or they are not each twice the one before.
+        ValueError: If there are fewer than three strides, or if they are not each twice the one before.
     """
     last_at_stride = {
         TRIAL_HEIGHT // feature_map.shape[2]: index
@@ -418,7 +420,7 @@ def last_at_each_stride(maps: tuple[torch.Tensor, ...], name: str) -> list[int]:
     strides = sorted(last_at_stride)[-4:]
     if len(strides) < 3 or not doubles(strides):
         raise ValueError(
-            f"`{name}` gives no pyramid: its maps lie at the strides {sorted(last_at_stride)}, and three or four are"
-            " needed, each twice the one before."
+            f"`{name}` returns no pyramid of feature maps: its maps have the strides {sorted(last_at_stride)}. Choose"
+            " a model with three or four strides, each twice the one before."
         )
     return [last_at_stride[stride] for stride in strides]

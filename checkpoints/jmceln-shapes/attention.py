@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Attention, feed-forward block and position embedding, shared by the neck and the cascade."""
+"""Attention, feed-forward block and position embedding, used in the neck and the cascade."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # Scaling the queries instead of the scores spares a pass over the largest tensor here, and one more backwards.
+    # Scaling the queries instead of the scores saves a pass over the largest tensor, and another one in the backward.
     attention_weights = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
         attention_weights = attention_weights + attention_mask
@@ -33,7 +33,7 @@ def eager_attention_forward(
 
 
 class JMCELNAttention(nn.Module):
-    """Multi-head attention of one sequence over another."""
+    """Multi-head attention from one sequence to another."""
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
@@ -63,15 +63,15 @@ class JMCELNAttention(nn.Module):
             queries (`torch.Tensor` of shape `(batch, num_queries, hidden)`)
             keys, values (`torch.Tensor` of shape `(batch, num_keys, hidden)`)
             attention_bias (`torch.Tensor`, broadcastable to `(batch, heads, num_queries, num_keys)`, *optional*):
-                Added to the scores before the softmax.
-            output_attentions (`bool`): Whether to return the weights, which needs the eager form for this call.
+                Added to the attention scores before the softmax.
+            output_attentions (`bool`): Whether to return the weights. This call then uses eager attention.
             query_angles, key_angles (`torch.Tensor` of shape `(num_queries or num_keys, head_dim / 2)`, *optional*):
-                Where queries and keys lie, as angles: scores then depend on the way from one to the other, and so does
-                what is read.
+                Positions of queries and keys as angles. The scores and the values then depend on the offset from the
+                query to the key.
 
         Returns:
-            The output of shape `(batch, num_queries, hidden)` and the weights of shape
-            `(batch, heads, num_queries, num_keys)`, or `None`.
+            The output of shape `(batch, num_queries, hidden)` and, with `output_attentions`, the weights of shape
+            `(batch, heads, num_queries, num_keys)`, otherwise `None`.
         """
         batch_size, num_queries, _ = queries.shape
         heads_shape = (batch_size, -1, self.num_attention_heads, self.head_dim)
@@ -103,11 +103,11 @@ def matched_reading(
     attention_bias: torch.Tensor,
 ) -> torch.Tensor:
     """
-    What pixels read, times what they show, as in the pixel-word attention of LAVT (Yang et al., 2022): whether both
-    agree is a product, and a sum learns it late.
+    Multiplies what pixels read from `sources` by a gate computed from the pixels, as in the pixel-word attention of
+    LAVT (Yang et al., 2022). A product expresses whether both agree; a sum takes longer to learn this.
 
     Args:
-        attention, gate: Of the layer.
+        attention, gate: The attention and the gate of the layer.
         queries (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
         sources (`torch.Tensor` of shape `(batch, num_sources, hidden)`): Words, or words and context tokens.
         attention_bias (`torch.Tensor` of shape `(batch, 1, 1, num_sources)`): Very negative at padding.
@@ -117,15 +117,15 @@ def matched_reading(
 
 def pool_maps(tokens: torch.Tensor, map_sizes: Sequence[tuple[int, int]], limit: int) -> torch.Tensor:
     """
-    Averages neighbouring cells of each map until it has at most `limit` rows and columns.
+    Averages neighboring cells of each map, so that it has at most `limit` rows and columns.
 
     Args:
-        tokens (`torch.Tensor` of shape `(batch, num_pixels, hidden)`): Maps one after the other, row by row.
-        map_sizes (`Sequence[tuple[int, int]]`): Height and width of each.
+        tokens (`torch.Tensor` of shape `(batch, num_pixels, hidden)`): Concatenated maps, each row by row.
+        map_sizes (`Sequence[tuple[int, int]]`): Height and width of each map.
         limit (`int`)
 
     Returns:
-        `torch.Tensor` of shape `(batch, num_cells, hidden)`, with at most `limit**2` cells a map.
+        `torch.Tensor` of shape `(batch, num_cells, hidden)`, with at most `limit**2` cells per map.
     """
     pooled = []
     for cells, (height, width) in zip(tokens.split([h * w for h, w in map_sizes], dim=1), map_sizes, strict=True):
@@ -139,14 +139,14 @@ def pool_maps(tokens: torch.Tensor, map_sizes: Sequence[tuple[int, int]], limit:
 
 class JMCELNPixelAttention(JMCELNAttention):
     """
-    Self-attention among the pixels of one or more maps. Keys and values are averages over at most `max_key_size` rows
-    and columns of cells, as in the spatial reduction of the Pyramid Vision Transformer (Wang et al., 2021), so the
-    cost is linear in the number of pixels.
+    Self-attention among the pixels of one or more maps. Keys and values are averaged to at most `max_key_size` rows
+    and columns, as in the spatial reduction of the Pyramid Vision Transformer (Wang et al., 2021), so that the cost is
+    linear in the number of pixels.
 
-    Queries, keys and values are rotated by their places, as in RoFormer (Su et al., 2021) with half of the channels
-    for rows and half for columns, and the output is rotated back by the place of the query, as in geometric transform
-    attention (Miyato et al., 2024): so "what is left of me" is one look whose side the content may choose, and what is
-    read tells how far away it lies.
+    Queries, keys and values are rotated by their positions, as in RoFormer (Su et al., 2021), with half of the
+    channels for rows and half for columns. The output is rotated back by the position of the query, as in geometric
+    transform attention (Miyato et al., 2024). Attention can thus select by direction, such as "left of this pixel",
+    and the output tells how far away the selected pixels are.
     """
 
     def forward(
@@ -156,47 +156,53 @@ class JMCELNPixelAttention(JMCELNAttention):
         Args:
             pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
             positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
-            map_sizes (`Sequence[tuple[int, int]]`): Height and width of the maps that the pixels are of.
+            map_sizes (`Sequence[tuple[int, int]]`): Height and width of each map.
         """
         placed = pixels + positions
-        # Values hold the positions as well: a pixel that reads another one learns where it is.
+        # The values include the positions too, so that a pixel learns where the pixels are that it attends to.
         sources = pool_maps(placed, map_sizes, self.config.max_key_size)
-        centres = torch.cat([cell_centres(*size, device=pixels.device) for size in map_sizes]).unsqueeze(0)
+        centers = torch.cat([cell_centers(*size, device=pixels.device) for size in map_sizes]).unsqueeze(0)
         return super().forward(
             placed,
             sources,
             sources,
-            query_angles=axial_angles(centres[0], self.head_dim),
-            key_angles=axial_angles(pool_maps(centres, map_sizes, self.config.max_key_size)[0], self.head_dim),
+            query_angles=axial_angles(centers[0], self.head_dim),
+            key_angles=axial_angles(pool_maps(centers, map_sizes, self.config.max_key_size)[0], self.head_dim),
         )[0]
 
 
-def cell_centres(height: int, width: int, device: torch.device) -> torch.Tensor:
-    """Row and column of the centre of each cell of a map, relative to the image: `(height * width, 2)`, `float32`."""
+def cell_centers(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Row and column of the center of each cell of a map, 0 to 1 over the image: `(height * width, 2)`, `float32`."""
     rows = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     columns = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-    places = [rows[:, None].expand(height, width), columns[None].expand(height, width)]
-    return torch.stack(places, dim=-1).flatten(0, 1)
+    positions = [rows[:, None].expand(height, width), columns[None].expand(height, width)]
+    return torch.stack(positions, dim=-1).flatten(0, 1)
 
 
-def axial_angles(places: torch.Tensor, head_dim: int) -> torch.Tensor:
+def axial_angles(positions: torch.Tensor, head_dim: int) -> torch.Tensor:
     """
-    Angles by which [`rotate`] tells places.
+    Computes the angles for [`rotate`] from positions.
 
     Args:
-        places (`torch.Tensor` of shape `(num_places, 2)`): Row and column, 0 to 1.
+        positions (`torch.Tensor` of shape `(num_positions, 2)`): Row and column, 0 to 1.
         head_dim (`int`): A multiple of 4.
 
     Returns:
-        `torch.Tensor` of shape `(num_places, head_dim / 2)`: The first half for rows, the second for columns.
+        `torch.Tensor` of shape `(num_positions, head_dim / 2)`: The first half for rows, the second for columns.
     """
-    # From a quarter of a turn over the image, which orders any two places, to four turns.
-    exponents = torch.linspace(-1, 3, head_dim // 4, device=places.device)
-    return (places.unsqueeze(-1) * (math.pi * 2**exponents)).flatten(1)
+    # From a quarter of a turn over the image, at which no two positions look alike, to four turns.
+    exponents = torch.linspace(-1, 3, head_dim // 4, device=positions.device)
+    return (positions.unsqueeze(-1) * (math.pi * 2**exponents)).flatten(1)
 
 
 def rotate(states: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Turns each pair of channels `(i, i + head_dim / 2)` of `(..., places, head_dim)` by `(places, head_dim / 2)`."""
+    """
+    Rotates pairs of channels `(i, i + head_dim / 2)`.
+
+    Args:
+        states (`torch.Tensor` of shape `(..., num_positions, head_dim)`)
+        angles (`torch.Tensor` of shape `(num_positions, head_dim / 2)`): In radians.
+    """
     cosines, sines = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
     first, second = states.chunk(2, dim=-1)
     turned = torch.cat([second, first], dim=-1) * torch.cat([-sines, sines], dim=-1)
@@ -218,15 +224,16 @@ def sine_position_embedding(
     height: int, width: int, channels: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     """
-    Sines and cosines of the cells' centres, relative to the image, so that a place keeps its code at any resolution.
+    Sines and cosines of the centers of the cells, relative to the size of the image, so that a position in the image
+    has the same embedding at any resolution.
 
     Returns:
         `torch.Tensor` of shape `(1, height * width, channels)`.
     """
     num_frequencies = channels // 4
-    # From half a period over the image to 16 periods: the coarse end orders objects, the fine end tells cells apart.
+    # From half a period over the image, which orders objects, to 16 periods, which distinguish neighboring cells.
     exponents = torch.linspace(0, math.log2(32), num_frequencies, device=device, dtype=torch.float32)
     frequencies = math.pi * 2**exponents
     # (height * width, rows and columns, num_frequencies)
-    angles = cell_centres(height, width, device).unsqueeze(-1) * frequencies
+    angles = cell_centers(height, width, device).unsqueeze(-1) * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).unsqueeze(0).to(dtype)

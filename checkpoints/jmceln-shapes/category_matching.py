@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Where an image shows the categories that an expression names, as far as the encoder's detector knows them."""
+"""Matches the categories of the encoder's detector between the expression and the image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,16 @@ from torch import nn
 from .configuration_jmceln import JMCELNConfig
 
 
-# Expressions in which the names of the categories are read, for what a word is like depends on its place.
+# The names of the categories are encoded inside these expressions, since the encoding of a word depends on its
+# context.
 NAME_TEMPLATES = ("the {}", "{}", "the {} on the left", "the second {} from the right", "{} next to the {}")
 
 
 class JMCELNCategoryReader(nn.Module):
     """
-    Reads categories of a detector out of words. A word means the category whose name lies nearest in the space of the
-    text encoder, so that "sofa" finds "couch" before any training. Two roles, the referent and its landmarks, choose
-    the words that name them.
+    Finds the categories of a detector in the words of an expression. A word stands for the category whose name is
+    nearest in the space of the text encoder, so that "sofa" matches "couch" even before training. The words are
+    weighted once for the referent and once for the landmarks.
     """
 
     def __init__(self, config: JMCELNConfig):
@@ -32,16 +33,17 @@ class JMCELNCategoryReader(nn.Module):
     def forward(self, words: torch.Tensor, is_visible: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            words (`torch.Tensor` of shape `(batch, length, text_hidden)`): As the text encoder gives them.
-            is_visible (`torch.BoolTensor` of shape `(batch, length)`): Where words are.
+            words (`torch.Tensor` of shape `(batch, length, text_hidden)`): Output of the text encoder.
+            is_visible (`torch.BoolTensor` of shape `(batch, length)`): True at words, False at padding.
 
         Returns:
-            `torch.Tensor` of shape `(batch, 2, num_categories)`: Shares of the categories in referent and landmarks.
+            `torch.Tensor` of shape `(batch, 2, num_categories)`: Probabilities of the categories, for the referent and
+            for the landmarks.
         """
         directions = nn.functional.normalize(words - self.center, dim=-1)
         likeness = self.names(directions)
         categories = (self.sharpness * likeness).softmax(dim=-1)
-        # A word that is like no name, such as "left", names no category.
+        # A word that is similar to no name, such as "left", gets a low weight.
         weights = self.sharpness * likeness.amax(dim=-1, keepdim=True) + self.roles(directions)
         weights = weights.masked_fill(~is_visible.unsqueeze(-1), torch.finfo(weights.dtype).min).softmax(dim=1)
         return torch.einsum("blr,blc->brc", weights, categories)
@@ -49,12 +51,12 @@ class JMCELNCategoryReader(nn.Module):
     @torch.no_grad()
     def learn_names(self, names: Sequence[str], text_model: nn.Module, tokenizer: Any) -> None:
         """
-        Take the names of the categories from a text encoder, in the place of random ones.
+        Initializes the weights of the categories with the encoded names.
 
         Args:
-            names (`Sequence[str]`): One per category.
-            text_model (`nn.Module`): In evaluation mode.
-            tokenizer (`PreTrainedTokenizerBase`): The encoder's.
+            names (`Sequence[str]`): Names of the categories.
+            text_model (`nn.Module`): The text encoder, in evaluation mode.
+            tokenizer (`PreTrainedTokenizerBase`): The tokenizer of the text encoder.
         """
         embeddings = []
         for name in names:
@@ -72,7 +74,7 @@ class JMCELNCategoryReader(nn.Module):
 
 
 class JMCELNCategoryMatcher(nn.Module):
-    """Tells each pixel how much it looks like the categories that the expression names."""
+    """Adds to each pixel how much it looks like the categories that the expression names."""
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
@@ -82,11 +84,12 @@ class JMCELNCategoryMatcher(nn.Module):
     def forward(self, categories: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            categories (`torch.Tensor` of shape `(batch * expressions, 2 * num_categories)`): Of the reader.
-            evidence (`torch.Tensor` of shape `(batch, num_pixels, num_categories)`): Of [`category_evidence`].
+            categories (`torch.Tensor` of shape `(batch * expressions, 2 * num_categories)`):
+                From [`JMCELNCategoryReader`].
+            evidence (`torch.Tensor` of shape `(batch, num_pixels, num_categories)`): From [`category_evidence`].
 
         Returns:
-            What is added to the pixels, `(batch * expressions, num_pixels, hidden)`.
+            `torch.Tensor` of shape `(batch * expressions, num_pixels, hidden)`, to be added to the pixels.
         """
         categories = categories.unflatten(1, (2, -1)).unflatten(0, (evidence.shape[0], -1))
         matches = torch.einsum("berc,bpc->bepr", categories, evidence)
@@ -95,12 +98,12 @@ class JMCELNCategoryMatcher(nn.Module):
 
 def category_evidence(coarse_maps: Sequence[torch.Tensor], num_categories: int) -> torch.Tensor:
     """
-    The channels of the categories in the two coarsest maps, for each pixel of both. A pixel of the finer one also has
-    what the coarser one says there.
+    Collects the category channels of the two coarsest maps, for each pixel of both. The finer map also gets the
+    upsampled values of the coarser one.
 
     Args:
         coarse_maps (`Sequence[torch.Tensor]` of shape `(batch, channels, height, width)`): Fine to coarse.
-        num_categories (`int`): The last channels of each.
+        num_categories (`int`): Number of category channels, which are the last ones of each map.
 
     Returns:
         `torch.Tensor` of shape `(batch, num_pixels, num_categories)`.

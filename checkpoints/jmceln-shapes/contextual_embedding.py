@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Learnable contextual embedding (LCE): tokens that store what the current mask shows, and are read by the pixels."""
+"""Learnable contextual embedding (LCE): tokens that store what the current mask covers. The pixels attend to them."""
 
 import torch
 from torch import nn
@@ -10,12 +10,13 @@ from .configuration_jmceln import JMCELNConfig
 
 class JMCELNContextWriter(nn.Module):
     """
-    Stores: the context tokens attend to the pixels, the words and each other, and take the answer in through a gate.
+    Updates the context: the context tokens attend to the pixels, the words and each other, and add the result through
+    a gate.
 
-    Half of the heads see the pixels through the masks of the stage before (their log probabilities are added to the
-    scores), the first of them through the referent's and the others through the landmarks', so they gather what the
-    current prediction covers; the other half see all, so that a wrong mask does not hide the right object. Without
-    `use_contextual_embedding` the same weights read only the words and the tokens.
+    Half of the heads attend to the pixels through the masks of the previous stage, whose log probabilities are added
+    to the attention scores: the first of these heads use the mask of the referent, the others that of the landmarks.
+    They collect what the current prediction covers. The other half attend to all pixels, so that a wrong mask does not
+    hide the right object. Without `use_contextual_embedding`, the same weights attend only to the words and tokens.
     """
 
     def __init__(self, config: JMCELNConfig):
@@ -52,18 +53,18 @@ class JMCELNContextWriter(nn.Module):
             pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
             positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
             previous_probabilities (`torch.Tensor` of shape `(batch, 2, num_pixels)`, *optional*):
-                Referent and landmarks as the stage before sees them, absent at the first stage.
+                Masks of the referent and of the landmarks from the previous stage; `None` at the first stage.
 
         Returns:
-            The new context, of the same shape, and the attention weights over [words, tokens, pixels], without the
-            pixels where `use_contextual_embedding` is off, or `None`.
+            The new context, of the same shape, and, with `output_attentions`, the attention weights over [words,
+            tokens, pixels], or over [words, tokens] without `use_contextual_embedding`.
         """
         batch_size, num_tokens, _ = context.shape
         normed = self.context_norm(context)
         sources = [words, normed]
         bias = nn.functional.pad(word_bias, (0, num_tokens))
         if self.pixel_norm is not None:
-            # The positions are values too: "left of the ring" takes the place of the ring, not only its looks.
+            # The values include the positions: "left of the ring" needs the position of the ring, not only its looks.
             sources.append(self.pixel_norm(pixels) + positions)
             pixel_bias = bias.new_zeros(batch_size, self.num_attention_heads, 1, pixels.shape[1])
             if previous_probabilities is not None:
@@ -72,7 +73,7 @@ class JMCELNContextWriter(nn.Module):
                 pixel_bias[:, : self.num_referent_heads] = log_probabilities[:, :1, None]
                 pixel_bias[:, self.num_referent_heads : num_masked_heads] = log_probabilities[:, 1:, None]
             bias = torch.cat([bias.expand(-1, self.num_attention_heads, -1, -1), pixel_bias], dim=-1)
-        # (batch, num_tokens, length + num_tokens + num_pixels) scores a head
+        # The attention scores have the shape (batch, heads, num_tokens, length + num_tokens + num_pixels).
         sources = torch.cat(sources, dim=1)
         update, weights = self.attention(
             normed, sources, sources, bias.expand(-1, -1, num_tokens, -1), output_attentions
@@ -83,18 +84,17 @@ class JMCELNContextWriter(nn.Module):
 
 
 class JMCELNComparisonWeights(nn.Linear):
-    """Which features are compared. A class of its own, by which the model knows to start without any."""
+    """Weights of the features to compare. It is a separate class so that the model can initialize it with zeros."""
 
 
 class JMCELNContextComparison(nn.Module):
     """
-    Stores how what the masks before cover looks, as mean features (the prototypes of few-shot segmentation: masked
-    average pooling, Zhang et al., SG-One, 2020), and scores pixels by their likeness to it in the features that the
-    context chooses: "the same colour as the ring" is a product of what a pixel shows, what the ring shows and what the
-    words ask for.
+    Compares each pixel with what the masks of the previous stage cover. The mean features of a mask are its prototype
+    (masked average pooling as in few-shot segmentation: Zhang et al., SG-One, 2020). The context chooses the features
+    in which pixels are compared with the prototypes: "the same color as the ring" is a product of the features of the
+    pixel, the features of the ring and a weight that depends on the words.
 
-    The features are those of the image alone. Fused pixels have become answers to the words: they no longer show what
-    an expression does not name.
+    The features come from the image alone, since fused pixels lose what the expression does not name.
     """
 
     def __init__(self, config: JMCELNConfig):
@@ -109,20 +109,20 @@ class JMCELNContextComparison(nn.Module):
         """
         Args:
             answers (`torch.Tensor` of shape `(batch * expressions, 2, hidden)`):
-                The context tokens that stand for the referent and for the landmarks.
+                The context tokens of the referent and of the landmarks.
             pixel_features (`torch.Tensor` of shape `(batch, height, width, mask_features)`): Of the image alone.
             previous (`torch.Tensor` of shape `(batch * expressions, height, width, 2)`):
-                Logits of referent and landmarks as the stage before sees them.
+                Logits of the referent and of the landmarks from the previous stage.
 
         Returns:
-            What is added to the logits of both, `(batch * expressions, 2, height, width)`.
+            Logits to add to those of the referent and of the landmarks, `(batch * expressions, 2, height, width)`.
         """
         batch_size = pixel_features.shape[0]
         looks = self.projection(self.norm(pixel_features))
         cover = previous.detach().sigmoid().unflatten(0, (batch_size, -1))
-        # One pixel more than there are: a mask that covers nothing has nothing to compare with. Divided half before
-        # the sum and half after it, since the sum of a large map's pixels is beyond float16, and a pixel's share of
-        # it too small.
+        # The added pixel makes the prototype of an empty mask zero. One root of the area is divided out before the
+        # sum and one after it: in float16, the sum over a large map would overflow, and a single pixel's share of the
+        # area would underflow.
         root_of_area = (cover.float().sum((2, 3)) + 1).sqrt().to(cover.dtype)
         cover = cover / root_of_area[:, :, None, None]
         # (batch, expressions, 2 masks, mask_features)
@@ -134,8 +134,8 @@ class JMCELNContextComparison(nn.Module):
 
 class JMCELNContextReader(nn.Module):
     """
-    Uses: the pixels attend to the context tokens and, beside them, to the words, and multiply what they read with what
-    they show, as in the fusion layers.
+    Uses the context: the pixels attend to the context tokens and to the words. What a pixel reads is multiplied by a
+    gate computed from the pixel itself, as in the fusion layers.
     """
 
     def __init__(self, config: JMCELNConfig):

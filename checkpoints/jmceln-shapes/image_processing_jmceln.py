@@ -1,4 +1,4 @@
-"""Image processor of JMCELN: images and masks in, `pixel_values` and `labels` out, and logits back to masks."""
+"""Image processor of JMCELN: turns images and masks into `pixel_values` and `labels`, and logits into masks."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -14,11 +14,11 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from .image_loading_jmceln import ImageSource, describe_source, image_to_array, mask_to_array, split_images
 
 
-IGNORED = 255  # in `labels`: a pixel of which nothing is known
+IGNORED = 255  # in `labels`: it is not known whether the pixel belongs to the referent
 CHANNELS_PILLOW_RESIZES = (1, 3, 4)
-# Written by transformers into every saved configuration of an image processor.
+# Fields that transformers writes into every saved configuration of an image processor.
 SERVICE_KEYS = {"auto_map", "feature_extractor_type", "image_processor_type", "processor_class"}
-# What transformers passes to the processors of other models, and what changes nothing here.
+# Arguments that transformers passes to every processor, and that have no effect here.
 UNUSED_ARGUMENTS = {"device", "return_token_type_ids"}
 
 Mask = np.ndarray | torch.Tensor | Image.Image
@@ -26,7 +26,10 @@ Masks = Mask | list[Mask | None] | list[list[Mask | None]]
 
 
 class JMCELNImageProcessorKwargs(TypedDict, total=False):
-    """Settings of [`JMCELNImageProcessor`], for one call or for all, and `ignore_index` and on, for a call alone."""
+    """
+    Arguments of [`JMCELNImageProcessor`]. `ignore_index` and those after it can only be set per call, all others also
+    in the constructor.
+    """
 
     do_resize: bool | None
     size: dict[str, int] | int | tuple[int, int] | list[int] | None
@@ -49,51 +52,51 @@ def _is_service(name: str) -> bool:
 
 def used_arguments(owner: str, arguments: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """
-    The arguments that `owner` has a use for, without those that transformers passes to every processor.
+    Checks the names of `arguments` and drops those that have no effect, such as `device`.
 
     Raises:
-        TypeError: some are neither; the message has the nearest name of those in `known`.
+        TypeError: If a name is unknown. The message suggests the nearest name in `known`.
     """
     known = sorted(known)
     used = {name: value for name, value in arguments.items() if name not in UNUSED_ARGUMENTS}
     for name in used.keys() - known:
         nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f": did you mean {nearest[0]!r}?" if nearest else f"; it takes {known}."
-        raise TypeError(f"{owner} has no argument {name!r}{hint}")
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"it takes {known}."
+        raise TypeError(f"{owner} has no argument {name!r}: {hint}")
     return used
 
 
 class JMCELNImageProcessor(BaseImageProcessor):
     """
-    Prepares pictures, and optionally the masks that belong to them, for JMCELN.
+    Prepares images, and optionally their masks, for JMCELN.
 
-    It is deterministic, resizes with Pillow and does not need torchvision. What a picture becomes never depends on the
-    other pictures of the batch.
+    The processor is deterministic, resizes with Pillow and does not need torchvision. The result for an image does not
+    depend on the other images of the batch.
 
     Args:
         do_resize (`bool`, defaults to `True`):
-            Whether to bring every picture to `size`. If not, all pictures of a batch must have one size.
+            Whether to resize every image to `size`. If `False`, all images of a batch must have the same size.
         size (`dict[str, int]`, defaults to `{"height": 480, "width": 480}`):
             Height and width of `pixel_values`, in pixels. An integer means a square.
         resample (`int`, defaults to `PILImageResampling.BILINEAR`):
-            Filter for the picture. Masks are always resized by the nearest pixel.
+            Filter to resize images with. Masks are always resized with the nearest pixel.
         keep_aspect_ratio (`bool`, defaults to `False`):
-            `False` stretches the picture to `size`, as is usual in this field. `True` scales it until it fits and pads
-            it on the right or at the bottom with zeros (after normalization), masks with 255, and returns a
-            `pixel_mask` that is 0 there.
+            `False` stretches the image to `size`, as most models for this task do. `True` scales the image to fit into
+            `size`, pads it on the right or at the bottom with zeros (after normalization) and its masks with 255, and
+            returns a `pixel_mask` that is 0 in the padding.
         do_rescale (`bool`, defaults to `True`):
-            Whether to multiply integers by `rescale_factor`. Floats are expected in [0, 1] and left as they are;
-            `False` takes floats of any range.
+            Whether to multiply integer pixels by `rescale_factor`. Float pixels are never rescaled: they must lie in
+            [0, 1], or in any range with `do_rescale=False`.
         rescale_factor (`float`, defaults to `1 / 255`):
             See `do_rescale`.
         do_normalize (`bool`, defaults to `True`):
             Whether to subtract `image_mean` and divide by `image_std`.
         image_mean (`float` or `list[float]`, defaults to the mean of ImageNet):
-            One value, or one a channel.
+            One value, or one per channel.
         image_std (`float` or `list[float]`, defaults to the standard deviation of ImageNet):
-            One value, or one a channel.
+            One value, or one per channel.
         do_convert_rgb (`bool`, defaults to `True`):
-            Whether to make three channels of grey, palette and transparent pictures.
+            Whether to convert gray, palette and transparent images to three channels.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - a plain list is what the base class reads
@@ -130,7 +133,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers: a field that this class does not know, such as one of a later release, is kept."""
+        """As in transformers: unknown fields, such as those of a later release, are kept as attributes."""
         known = {
             name for name in image_processor_dict if name in cls.valid_kwargs.__annotations__ or _is_service(name)
         }
@@ -169,22 +172,21 @@ class JMCELNImageProcessor(BaseImageProcessor):
         """
         Args:
             images:
-                One image or a list of them. An image is a path, an `http(s)` URL, the bytes of a file, a PIL image
-                (both turned upright by their EXIF orientation), or a numpy array or torch tensor of shape
-                (height, width), (height, width, channels) or (channels, height, width). The dtype tells the range:
-                integers are 0 to 255, 16 bits are scaled to 8, floats lie in [0, 1].
+                One image or a list of images. An image is a path, an `http(s)` URL, the bytes of a file or a PIL image
+                (all of which are turned upright by their EXIF orientation), or a numpy array or torch tensor of shape
+                (height, width), (height, width, channels) or (channels, height, width). The dtype determines the
+                range: integers are 0 to 255, 16-bit integers are scaled to 8 bits, and floats must lie in [0, 1].
             segmentation_maps:
-                For each image one mask, or a list of masks (one per expression), at the image's own upright size. An
-                array of shape (masks, height, width) is such a list. For a single image: its mask or its list of
-                masks, not wrapped in another list. 0 is background and the one other value of the mask, be it 1, 255
-                or `True`, is the referent. `None` in the place of a mask says that nothing is known of it.
+                For each image, one mask or a list of masks (one per expression), of the size of the upright image. An
+                array of shape (masks, height, width) is such a list. For a single image, pass its mask or its list of
+                masks without another list around it. 0 is background, and the one other value in the mask, whether 1,
+                255 or `True`, is the referent. Pass `None` for a mask that is not known.
             landmark_maps:
-                Like `segmentation_maps`: where the other objects are that each expression names.
+                Masks of the other objects that each expression names, in the format of `segmentation_maps`.
             ignore_index:
-                The value of pixels in `segmentation_maps` and `landmark_maps` that are neither: they count for
-                nothing. By default no value does.
+                The value of pixels in `segmentation_maps` and `landmark_maps` to ignore. By default, none are ignored.
             input_data_format:
-                `"channels_first"` or `"channels_last"` for arrays; inferred when `None`.
+                `"channels_first"` or `"channels_last"` for arrays; inferred if `None`.
             return_tensors:
                 `"pt"`, `"np"` or `None` (lists of numpy arrays).
             do_resize, size, resample, keep_aspect_ratio, do_rescale, rescale_factor, do_normalize, image_mean, \
@@ -193,18 +195,19 @@ class JMCELNImageProcessor(BaseImageProcessor):
 
         Returns:
             - `pixel_values`, `float32` of shape (batch, channels, height, width).
-            - `pixel_mask`, `int64` of shape (batch, height, width): 1 at the image, 0 at the padding. It is there if
-              `keep_aspect_ratio` is set for this call or in the configuration.
-            - `original_sizes`, `int64` of shape (batch, 2): height and width of each upright image, the `target_sizes`
-              of [`~JMCELNImageProcessor.post_process_referring_segmentation`].
-            - `labels` with `segmentation_maps`, and `landmark_masks` with `landmark_maps`: `int64` of 0, 1 and 255
-              (not known), of shape (batch, height, width), or (batch, masks, height, width) where lists of masks were
-              given, the shorter lists padded with masks full of 255. A referent too small to survive the resizing
-              keeps the pixel nearest its center, since an empty mask means that the referent is absent.
+            - `pixel_mask`, `int64` of shape (batch, height, width): 1 in the image, 0 in its padding. Only with
+              `keep_aspect_ratio` in this call or in the configuration.
+            - `original_sizes`, `int64` of shape (batch, 2): height and width of each upright image. Pass them as
+              `target_sizes` to [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+            - `labels` with `segmentation_maps`, and `landmark_masks` with `landmark_maps`: `int64` with the values 0,
+              1 and 255 (not known), of shape (batch, height, width), or (batch, masks, height, width) for lists of
+              masks. Shorter lists are padded with masks of 255. If a referent is so small that it would vanish in
+              resizing, the pixel nearest to its center is kept, since an empty mask means that it is absent.
 
         Raises:
-            ValueError: unreadable or empty images, NaN, pixels out of range, masks of another size or number.
-            TypeError: unknown arguments, or inputs that are neither images nor masks.
+            ValueError: If an image is unreadable or empty, if pixels are NaN or out of range, or if the size or number
+                of masks does not match the images.
+            TypeError: If an argument is unknown, or if an input is neither an image nor a mask.
         """
         do_resize = self.do_resize if do_resize is None else do_resize
         size = self.size if size is None else _height_and_width(size)
@@ -217,24 +220,24 @@ class JMCELNImageProcessor(BaseImageProcessor):
         image_std = self.image_std if image_std is None else image_std
         do_convert_rgb = self.do_convert_rgb if do_convert_rgb is None else do_convert_rgb
 
-        pictures, is_single = split_images(images)
-        arrays = [image_to_array(picture, do_convert_rgb, input_data_format) for picture in pictures]
+        sources, is_single = split_images(images)
+        arrays = [image_to_array(source, do_convert_rgb, input_data_format) for source in sources]
         frames = [_frame((array.shape[0], array.shape[1]), size, do_resize, keep_aspect_ratio) for array in arrays]
         canvases = {frame.canvas for frame in frames}
         if len(canvases) > 1:
             raise ValueError(
-                f"With `do_resize=False` all images of a batch must have one size, got {sorted(canvases)} "
-                "(height, width); resize them, or process them one by one."
+                f"With `do_resize=False`, all images of a batch must have the same size, got the sizes "
+                f"{sorted(canvases)} (height, width); resize them, or process them one by one."
             )
 
         pixel_values = []
-        for picture, array, frame in zip(pictures, arrays, frames, strict=True):
+        for source, array, frame in zip(sources, arrays, frames, strict=True):
             is_floating = array.dtype != np.uint8
             if do_rescale and is_floating and (array.min() < 0 or array.max() > 1):
                 raise ValueError(
-                    f"The image {describe_source(picture)} holds floats from {array.min():.4g} to {array.max():.4g}, "
-                    "but floats must lie in [0, 1]: divide 0 to 255 by 255, or convert it to uint8. If the image is "
-                    "normalized already, pass `do_rescale=False` and `do_normalize=False`."
+                    f"The image {describe_source(source)} has floats from {array.min():.4g} to {array.max():.4g}, but "
+                    "floats must lie in [0, 1]: divide values of 0 to 255 by 255, or convert the image to uint8. If "
+                    "it is already normalized, pass `do_rescale=False` and `do_normalize=False`."
                 )
             array = _resize_image(array, frame.content, resample)
             if do_rescale and not is_floating:
@@ -245,7 +248,8 @@ class JMCELNImageProcessor(BaseImageProcessor):
         channel_counts = {len(values) for values in pixel_values}
         if len(channel_counts) > 1:
             raise ValueError(
-                f"The images of one batch have {sorted(channel_counts)} channels; pass `do_convert_rgb=True`."
+                f"All images of a batch must have the same number of channels, got {sorted(channel_counts)}; pass "
+                "`do_convert_rgb=True`."
             )
 
         data: dict[str, Any] = {"pixel_values": pixel_values}
@@ -273,33 +277,32 @@ class JMCELNImageProcessor(BaseImageProcessor):
         Turns the outputs of the model into masks and scores.
 
         Args:
-            outputs: what the model returns; `logits` of shape (batch, height, width) or
-                (batch, expressions, height, width) and, if there are any, `presence_logits` (batch[, expressions]).
-            threshold: a result whose score is below this number, 0 to 1, counts as absent: its mask is empty. 0 never
-                empties a mask.
-            mask_threshold: a pixel belongs to the mask if its probability is above this number, 0 to 1.
-            target_sizes: (height, width) of each original image, such as the `original_sizes` of the inputs; `None`
-                leaves the masks at the size of the logits, with the padding.
-            pixel_mask: that of the inputs, by which the padding is cut off. By default that in
-                `outputs.image_features`; without any, images are taken as resized in the way that this processor is
-                configured for.
-            attention_mask: that of the inputs; expressions without any 1 are padding and are dropped. By default all
-                are returned.
-            return_probabilities: whether to return the probability of every pixel too.
+            outputs: Outputs of the model, with `logits` of shape (batch, height, width) or
+                (batch, expressions, height, width) and, optionally, `presence_logits` (batch[, expressions]).
+            threshold: If the score of a result is below this number, 0 to 1, its mask is empty. 0 keeps every mask.
+            mask_threshold: A pixel belongs to the mask if its probability is above this number, 0 to 1.
+            target_sizes: (height, width) of each original image, such as the `original_sizes` that the processor
+                returns. `None` leaves the masks at the size of the logits, including the padding.
+            pixel_mask: The `pixel_mask` that the processor returned, to cut off the padding. Defaults to the one in
+                `outputs.image_features`. If there is none, the size of each image without its padding follows from the
+                settings of this processor.
+            attention_mask: The `attention_mask` that the processor returned: expressions without any 1 are padding and
+                are dropped. By default, all expressions are returned.
+            return_probabilities: Whether to also return the probability of every pixel.
 
         Returns:
-            One dictionary per image. `expressions` is 1 where the logits have no such dimension.
+            One dictionary per image. `expressions` is 1 if the logits have no such dimension.
 
             - `"masks"`: `bool` (expressions, height, width).
             - `"scores"`: `float32` (expressions,), 0 to 1: the probability that the referent is in the image, times
-              the mean probability of the mask's pixels. If no pixel exceeds `mask_threshold`, the highest probability
-              of all pixels takes the place of the mean. It is the model's own estimate, and as well calibrated as the
-              model is.
+              the mean probability of the pixels in the mask. If no pixel exceeds `mask_threshold`, the highest
+              probability of all pixels is used instead of the mean. The score is an estimate of the model itself, and
+              only as well calibrated as the model.
             - `"probabilities"`: `float32` (expressions, height, width), with `return_probabilities`.
 
         Raises:
-            ValueError: thresholds outside [0, 1], sizes that are not a positive height and width, inputs that do not
-                fit the batch, or outputs that are NaN.
+            ValueError: If a threshold lies outside [0, 1], if a size is not a positive height and width, if an input
+                does not match the batch, or if the outputs are NaN.
         """
         check_threshold("threshold", threshold)
         check_threshold("mask_threshold", mask_threshold)
@@ -319,8 +322,8 @@ class JMCELNImageProcessor(BaseImageProcessor):
                 )
         if attention_mask is not None and attention_mask.shape[:-1] != logits.shape[:-2]:
             raise ValueError(
-                f"`attention_mask` has the shape {tuple(attention_mask.shape)}, but the logits are those of "
-                f"{tuple(logits.shape[:-2])} expressions: pass the `attention_mask` that the model was given."
+                f"`attention_mask` has the shape {tuple(attention_mask.shape)}, but the logits belong to "
+                f"{tuple(logits.shape[:-2])} expressions: pass the `attention_mask` that you passed to the model."
             )
 
         results = []
@@ -335,8 +338,8 @@ class JMCELNImageProcessor(BaseImageProcessor):
                 rows, presences = rows[is_real], presences[is_real]
             if rows.isnan().any() or presences.isnan().any():
                 raise ValueError(
-                    f"The model returned NaN for image {index} of the batch. Check its weights and `pixel_values`; in "
-                    "half precision large values overflow, which `torch.bfloat16` and `torch.float32` avoid."
+                    f"The model returned NaN for image {index} of the batch. Check the weights and `pixel_values`; in "
+                    "`torch.float16`, large values overflow: use `torch.bfloat16` or `torch.float32`."
                 )
             if target_size is not None:
                 content = self._content_of_logits(rows, target_size, None if pixel_mask is None else pixel_mask[index])
@@ -345,7 +348,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
             masks = rows.new_zeros((len(rows), *size), dtype=torch.bool)
             scores = torch.zeros_like(presences)
             all_probabilities = []
-            # One at a time: at the original size the probabilities of many expressions would not fit into memory.
+            # One at a time: at the original size, the probabilities of many expressions need too much memory.
             for number, (row, presence) in enumerate(zip(rows, presences, strict=True)):
                 probabilities = _resize_logits(row, size).sigmoid()
                 masks[number], scores[number] = masks_and_scores(probabilities, presence, threshold, mask_threshold)
@@ -368,18 +371,18 @@ class JMCELNImageProcessor(BaseImageProcessor):
         return_segmentation_scores: bool = False,
     ) -> list[torch.Tensor] | list[BatchFeature]:
         """
-        Turns the outputs of the model into one map per image that tells of every pixel which expression means it.
+        Turns the outputs of the model into one map per image, with the number of the expression at each pixel.
 
         Args:
             outputs, target_sizes, threshold, mask_threshold, pixel_mask, attention_mask:
                 See [`~JMCELNImageProcessor.post_process_referring_segmentation`].
-            return_segmentation_scores: whether to return the probability of every pixel too.
+            return_segmentation_scores: Whether to also return the probability of every pixel.
 
         Returns:
-            One `int64` tensor (height, width) per image: 0 where no expression means the pixel, and the number of the
-            expression, from 1, elsewhere. Where masks overlap, the more probable one counts. With
-            `return_segmentation_scores`, a [`BatchFeature`] of that map, `segmentation`, and of `segmentation_scores`,
-            `float32` (expressions, height, width).
+            One `int64` tensor (height, width) per image: the number of the expression, counted from 1, or 0 if the
+            pixel belongs to no mask. If masks overlap, the most probable one wins. With `return_segmentation_scores`,
+            one [`BatchFeature`] per image with this map as `segmentation`, and with the probabilities as
+            `segmentation_scores`, `float32` (expressions, height, width).
         """
         results = self.post_process_referring_segmentation(
             outputs, threshold, mask_threshold, target_sizes, pixel_mask, attention_mask, return_probabilities=True
@@ -395,7 +398,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
     def _content_of_logits(
         self, logits: torch.Tensor, target_size: tuple[int, int], pixel_mask: torch.Tensor | None
     ) -> tuple[int, int]:
-        """Height and width that the image of `target_size` fills in its logits (expressions, height, width)."""
+        """Height and width of the image of `target_size` in its logits (expressions, height, width), unpadded."""
         height, width = logits.shape[-2:]
         if pixel_mask is None:
             return _content_size(target_size, (height, width), self.keep_aspect_ratio)
@@ -405,7 +408,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
 
 
 class _Frame(NamedTuple):
-    """Sizes (height, width) of an image: as it came, as it was resized, and of what it lies on, at the top left."""
+    """Sizes (height, width) of an image: the original, the resized one, and the resized one with its padding."""
 
     original: tuple[int, int]
     content: tuple[int, int]
@@ -423,12 +426,12 @@ def masks_and_scores(
     probabilities: torch.Tensor, presences: torch.Tensor, threshold: float = 0.5, mask_threshold: float = 0.5
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The rule by which probabilities become results, wherever that happens.
+    Computes masks and scores from probabilities. All post-processing and all metrics use this function.
 
     Args:
-        probabilities: of the pixels, `float32` (..., height, width).
-        presences: probability that the referent is in the image, `float32` (...).
-        threshold, mask_threshold: see [`~JMCELNImageProcessor.post_process_referring_segmentation`].
+        probabilities: Probabilities of the pixels, `float32` (..., height, width).
+        presences: Probabilities that the referent is in the image, `float32` (...).
+        threshold, mask_threshold: See [`~JMCELNImageProcessor.post_process_referring_segmentation`].
 
     Returns:
         Masks, `bool` (..., height, width), and scores, `float32` (...).
@@ -441,7 +444,7 @@ def masks_and_scores(
 
 
 def check_threshold(name: str, value: float) -> None:
-    """Raises a `ValueError` unless `value` is a probability."""
+    """Raises a `ValueError` unless `value` lies in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
 
@@ -450,7 +453,7 @@ def _target_size(entry: Any) -> tuple[int, int]:
     edges = [int(edge) for edge in entry] if np.ndim(entry) == 1 else []
     if len(edges) != 2 or min(edges) < 1:
         raise ValueError(
-            f"`target_sizes` must hold one (height, width) in pixels per image, such as [(480, 640)], got the entry "
+            "`target_sizes` must contain one (height, width) in pixels per image, such as [(480, 640)], got the entry "
             f"{entry!r}."
         )
     return edges[0], edges[1]
@@ -478,7 +481,8 @@ def _resize_image(array: np.ndarray, size: tuple[int, int], resample: int) -> np
         return array
     if array.dtype == np.uint8 and array.shape[-1] in CHANNELS_PILLOW_RESIZES:
         return resize(array, size, resample, input_data_format=ChannelDimension.LAST)
-    # Through 8 bits, as `resize` goes, floats would lose precision; Pillow resizes float pictures of one channel.
+    # `resize` converts floats to 8 bits, which would lose precision. Pillow itself resizes float images of one
+    # channel.
     channels = [Image.fromarray(array[..., channel].astype(np.float32)) for channel in range(array.shape[-1])]
     return np.stack([np.asarray(channel.resize(size[::-1], resample)) for channel in channels], axis=-1)
 
@@ -495,19 +499,19 @@ def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Logits (height, width) as `float32` of another size, smooth in between."""
+    """Resizes logits (height, width) bilinearly, as `float32`."""
     batch = logits.float()[None, None]
     return torch.nn.functional.interpolate(batch, size=size, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _pad(array: np.ndarray, frame: _Frame, fill: int) -> np.ndarray:
-    """An array (..., height, width) of the content, laid on the canvas."""
+    """Pads an array (..., height, width) of the resized image to the size of the canvas."""
     margins = [(0, canvas - edge) for canvas, edge in zip(frame.canvas, frame.content, strict=True)]
     return np.pad(array, [(0, 0)] * (array.ndim - 2) + margins, constant_values=fill)
 
 
 def _labels(name: str, maps: Any, frames: list[_Frame], is_single: bool, ignore_index: int | None) -> list[np.ndarray]:
-    """For each image its masks as the model takes them, (height, width) or (masks, height, width)."""
+    """Returns the masks of each image in the format of the model, (height, width) or (masks, height, width)."""
     labels = []
     for index, (entry, frame) in enumerate(zip(_split_masks(name, maps, len(frames), is_single), frames, strict=True)):
         place = f"{name}[{index}]"
@@ -519,8 +523,8 @@ def _labels(name: str, maps: Any, frames: list[_Frame], is_single: bool, ignore_
             raise ValueError(f"`{place}` is an empty list: give at least one mask per image.")
     if len({label.ndim for label in labels}) > 1:
         raise ValueError(
-            f"`{name}` mixes single masks and lists of masks: give one mask per image throughout, or lists throughout "
-            "(a list of one is fine)."
+            f"`{name}` mixes single masks and lists of masks: give either one mask for every image, or a list for "
+            "every image (a list of one is fine)."
         )
     if labels[0].ndim == 2:
         return labels
@@ -533,12 +537,12 @@ def _label(place: str, mask: Mask | None, frame: _Frame, ignore_index: int | Non
         return np.full(frame.canvas, IGNORED, dtype=np.int64)
     array = mask_to_array(mask, name=place, ignore_index=ignore_index)
     if array.shape != frame.original:
-        turned = " They are swapped: is the image rotated by its EXIF orientation?" * (
+        turned = " Height and width are swapped: does the EXIF orientation rotate the image?" * (
             array.shape == frame.original[::-1]
         )
         raise ValueError(
-            f"`{place}` has the size {array.shape} but its image has {frame.original} (height, width); a mask must "
-            f"fit the original, upright image.{turned}"
+            f"`{place}` has the size {array.shape}, but its image has {frame.original} (height, width); a mask must "
+            f"have the size of the original, upright image.{turned}"
         )
     return _pad(_resize_mask(array, frame.content), frame, fill=IGNORED).astype(np.int64)
 
@@ -548,7 +552,8 @@ def _split_masks(name: str, maps: Any, image_count: int, is_single: bool) -> lis
         return [_mask_or_list(maps)]
     if not isinstance(maps, (list, tuple, np.ndarray, torch.Tensor)):
         raise TypeError(
-            f"`{name}` must be a list with one entry per image, since `images` is a list; got {describe_source(maps)}."
+            f"`{name}` must be a list with one entry per image, because `images` is a list; got "
+            f"{describe_source(maps)}."
         )
     if len(maps) != image_count:
         raise ValueError(

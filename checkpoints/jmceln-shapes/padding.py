@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Batches of images of several sizes, padded to one: every image is computed as if it were alone."""
+"""Padded batches of images of several sizes: each image gets the same result as if it were alone."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from torch import nn
 from .outputs import JMCELNAnswers, JMCELNImageFeatures
 
 
-# The logit of pixels that pad an image: background for certain, and finite in half precision.
+# The logit of padding pixels: certainly background, and finite in half precision.
 PADDING_LOGIT = -20.0
 
 
 class JMCELNSizeGroup(NamedTuple):
-    """Images of a batch that take the same cells: their places in the batch, height and width in pixels."""
+    """Images of a batch with the same size in whole cells: their indices, and their height and width in pixels."""
 
     indices: torch.Tensor
     height: int
@@ -23,9 +23,11 @@ class JMCELNSizeGroup(NamedTuple):
 
 def group_by_size(pixel_mask: torch.Tensor, stride: int) -> list[JMCELNSizeGroup]:
     """
+    Groups the images of a padded batch by their size.
+
     Args:
-        pixel_mask (`torch.BoolTensor` of shape `(batch, height, width)`): True at the images.
-        stride (`int`): The coarsest stride, to whose multiples heights and widths are rounded up.
+        pixel_mask (`torch.BoolTensor` of shape `(batch, height, width)`): True in the image, False in its padding.
+        stride (`int`): The coarsest stride. Heights and widths are rounded up to its multiples.
 
     Raises:
         ValueError: If an image is not a rectangle in the upper left corner.
@@ -35,8 +37,8 @@ def group_by_size(pixel_mask: torch.Tensor, stride: int) -> list[JMCELNSizeGroup
         height, width = int(mask.any(1).sum()), int(mask.any(0).sum())
         if height == 0 or not mask[:height, :width].all() or mask.sum() != height * width:
             raise ValueError(
-                "`pixel_mask` must be 1 in one rectangle that begins in the upper left corner, the image, and 0 right"
-                f" of it and below; for image {index} of the batch it is not."
+                "`pixel_mask` must be 1 in one rectangle in the upper left corner and 0 everywhere else; image"
+                f" {index} of the batch has another mask."
             )
         groups.setdefault((height + -height % stride, width + -width % stride), []).append(index)
     return [
@@ -46,12 +48,12 @@ def group_by_size(pixel_mask: torch.Tensor, stride: int) -> list[JMCELNSizeGroup
 
 
 def original_order(groups: list[JMCELNSizeGroup]) -> torch.Tensor:
-    """Where each image of the batch lies when the groups are put one after the other."""
+    """Returns the index of each image of the batch in the concatenation of the groups."""
     return torch.cat([group.indices for group in groups]).argsort()
 
 
 def crop_features(features: JMCELNImageFeatures, group: JMCELNSizeGroup, strides: list[int]) -> JMCELNImageFeatures:
-    """The features of the images of one group, without those of the padding."""
+    """Returns the features of the images of one group, without their padding."""
     canvas = features.pixel_features[-1].shape[1:3]
     maps = [
         tokens[group.indices, : group.height // stride, : group.width // stride]
@@ -70,7 +72,7 @@ def crop_features(features: JMCELNImageFeatures, group: JMCELNSizeGroup, strides
 def pad_features(
     features: JMCELNImageFeatures, group: JMCELNSizeGroup, size: tuple[int, int], strides: list[int]
 ) -> JMCELNImageFeatures:
-    """The opposite of [`crop_features`]: the features of one group with zeros around them, for inputs of `size`."""
+    """Pads the features of one group with zeros to an input of `size`: the inverse of [`crop_features`]."""
     height, width = (pixels + -pixels % strides[-1] for pixels in size)
     rows, columns = group.height // strides[-2], group.width // strides[-2]
     maps = [
@@ -97,15 +99,15 @@ def pad_answers(
     attends_to_pixels: bool,
 ) -> JMCELNAnswers:
     """
-    The answers for one group, with background around them.
+    Pads the answers for one group with background.
 
     Args:
-        answers ([`JMCELNAnswers`]): Of the images of the group, of shape `(images, expressions, ...)`.
+        answers ([`JMCELNAnswers`]): For the images of the group, of shape `(images, expressions, ...)`.
         group ([`JMCELNSizeGroup`])
-        features ([`JMCELNImageFeatures`]): Of the whole batch, which has the sizes to pad to.
+        features ([`JMCELNImageFeatures`]): Of the whole batch. Their sizes are the sizes to pad to.
         pixel_mask (`torch.BoolTensor` of shape `(batch, height, width)`): Of the whole batch.
         stride (`int`): Of the working map.
-        attends_to_pixels (`bool`): Whether pixels are among the keys of the attentions.
+        attends_to_pixels (`bool`): Whether pixels are among the keys of the attention weights.
     """
     rows, columns = group.height // stride, group.width // stride
     canvas_rows, canvas_columns = features.pixel_features[-1].shape[1:3]
@@ -140,16 +142,16 @@ def pad_answers(
 
 
 def split_tokens(tokens: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of the working map and of the coarsest as two maps, `(batch, height, width, hidden)`."""
+    """Splits tokens into the working map and the coarsest map, both of shape `(batch, height, width, hidden)`."""
     working, coarsest = tokens.split([rows * columns, tokens.shape[1] - rows * columns], dim=1)
     return working.unflatten(1, (rows, columns)), coarsest.unflatten(1, (rows // 2, columns // 2))
 
 
 def pad_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Zeros below and right of `(batch, h, w, channels)`."""
+    """Pads `(batch, h, w, channels)` with zeros at the bottom and on the right."""
     return nn.functional.pad(maps, (0, 0, 0, width - maps.shape[2], 0, height - maps.shape[1]))
 
 
 def pad_planes(planes: torch.Tensor, height: int, width: int, value: float = 0.0) -> torch.Tensor:
-    """`value` below and right of `(..., h, w)`."""
+    """Pads `(..., h, w)` with `value` at the bottom and on the right."""
     return nn.functional.pad(planes, (0, width - planes.shape[-1], 0, height - planes.shape[-2]), value=value)

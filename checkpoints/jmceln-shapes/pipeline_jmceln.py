@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from transformers import Pipeline
 
-# Named in full because on transformers 4 only the files that this one names travel with it.
+# All files that the pipeline needs are imported here: transformers 4 copies only files that the entry file imports.
 from .image_loading_jmceln import array_to_pil_image, describe_source, image_to_array, is_image_source
 from .image_processing_jmceln import check_threshold
-from .visualization import colour_of, draw_overlay
+from .visualization import color_of, draw_overlay
 
 
 def _given(**parameters: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def _given(**parameters: Any) -> dict[str, Any]:
 
 class ReferringImageSegmentationPipeline(Pipeline):
     """
-    Finds what expressions refer to in pictures.
+    Finds what expressions refer to in images.
 
     ```python
     >>> from transformers import pipeline
@@ -29,7 +29,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
     >>> pipe = pipeline("referring-image-segmentation", model="folder-or-hub-id", trust_remote_code=True)
     >>> pipe("photo.jpg", "the red cup")
     [{"label": "the red cup", "score": 0.93, "mask": <PIL.Image.Image mode=L size=640x480>}]
-    >>> pipe("photo.jpg", ["the red cup", "the spoon"])  # the picture is encoded once
+    >>> pipe("photo.jpg", ["the red cup", "the spoon"])  # encodes the image once
     ```
     """
 
@@ -42,53 +42,59 @@ class ReferringImageSegmentationPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError(
-                f"{type(self).__name__} needs a `processor`: pass one, or the name of a folder that holds one."
+                f"{type(self).__name__} needs a `processor`: pass one, or the name of a folder that contains one."
             )
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """
         Args:
             images:
-                - One picture: a path, URL, bytes, PIL image, numpy array or torch tensor.
-                - A list of pictures.
-                - A generator or a dataset (of torch or of `datasets`) of pictures, consumed as it goes.
-                - Instead of a picture, anywhere, a mapping such as a row of a dataset, with the picture under "image"
-                  and its expression or expressions under "text" (or "expressions").
+                - One image: a path, URL, bytes, PIL image, numpy array or torch tensor.
+                - A list of images.
+                - A generator or a dataset (a torch dataset or one of `datasets`) of images. A generator is consumed
+                  lazily.
+                - Instead of any image, a mapping such as a row of a dataset, with the image under "image" and its
+                  expression or expressions under "text" (or "expressions").
             text:
-                For one picture a string or a list of strings. For a list of pictures a string (asked of each), a list
-                of strings (one an image) or a list of lists of strings. For a generator or dataset of pictures a
-                string or a list of strings, asked of each. Not needed where the rows bring their own.
+                - For one image, a string or a list of strings.
+                - For a list of images, a string (used for each image), a list of strings (one per image) or a list of
+                  lists of strings.
+                - For a generator or dataset, a string or a list of strings, used for each image.
+
+                A mapping that has its own expressions needs no `text`.
             threshold (`float`, defaults to 0.5):
-                A result whose score is below this number counts as absent: its mask is empty. 0 never empties a mask.
+                If the score of a result is below this number, its mask is empty. 0 keeps every mask.
             mask_threshold (`float`, defaults to 0.5):
                 A pixel belongs to the mask if its probability is above this number.
             return_overlay (`bool`, defaults to `False`):
-                Whether to add to each result an "overlay": the picture with the mask drawn in, of mode "RGB".
+                Whether to add an "overlay" to each result: the image with the mask drawn over it, of mode "RGB".
             expressions_per_call (`int`, defaults to 8 on a CPU and to 32 elsewhere):
-                How many expressions go through the model at a time; bounds the memory, not the results.
+                How many expressions go through the model at a time. A lower number saves memory and does not change
+                the results.
             batch_size (`int`, defaults to 1):
-                How many pictures of a list, generator or dataset are encoded together.
+                How many images of a list, generator or dataset are encoded together.
             truncation (`bool`, defaults to `False`):
-                Whether to cut expressions that exceed the limit of the tokenizer; they are refused otherwise.
+                Whether to cut expressions that are longer than the limit of the tokenizer. Otherwise they are an
+                error.
             timeout (`float`, defaults to 30):
                 Seconds to wait for a URL.
 
         Returns:
-            For one picture a list with one dictionary an expression; for a list of pictures a list of such lists; for
-            a generator or dataset an iterator over such lists. The keys are
+            For one image, a list with one dictionary per expression; for a list of images, a list of such lists; for a
+            generator or dataset, an iterator over such lists. The keys are
 
             - `"label"`: the expression.
-            - `"mask"`: PIL image of mode "L", 255 on the referent and 0 elsewhere, of the size of the upright picture.
+            - `"mask"`: PIL image of mode "L", 255 on the referent and 0 elsewhere, of the size of the upright image.
             - `"score"`: from 0 to 1, see [`JMCELNImageProcessor.post_process_referring_segmentation`]. `threshold`
               empties masks but does not change scores.
 
         Raises:
-            ValueError: no image, no text, counts that do not match, what [`JMCELNProcessor`] refuses, and a model that
-                returns NaN.
-            TypeError: unknown arguments, or inputs of the wrong kind.
+            ValueError: If there is no image or no text, if their numbers do not match, if [`JMCELNProcessor`] rejects
+                them, or if the model returns NaN.
+            TypeError: If an argument is unknown, or if an input is of the wrong kind.
         """
         if images is None:
-            raise ValueError("No image was given: pass a picture, a list of pictures or a dataset as `images`.")
+            raise ValueError("No image was given: pass an image, a list of images or a dataset as `images`.")
         if is_image_source(images) or isinstance(images, Mapping):
             return super().__call__(_row(images, text), **kwargs)
         if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
@@ -104,7 +110,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
                 hint = " For several expressions of one image, pass the image itself, not in a list."
                 raise ValueError(
                     f"`text` has {len(text)} entries for {len(images)} images: give one expression, or one list of "
-                    f"expressions, an image.{hint * (len(images) == 1)}"
+                    f"expressions, per image.{hint * (len(images) == 1)}"
                 )
             rows = [_row(image, expressions) for image, expressions in zip(images, text, strict=True)]
             return super().__call__(rows, **kwargs)
@@ -112,10 +118,10 @@ class ReferringImageSegmentationPipeline(Pipeline):
             return super().__call__(_Rows(images, text), **kwargs)
         if isinstance(images, Iterable):
             return super().__call__(_RowStream(images, text), **kwargs)
-        raise TypeError(f"`images` must be a picture, a list, generator or dataset of them, got {images!r}.")
+        raise TypeError(f"`images` must be an image, or a list, generator or dataset of images, got {images!r}.")
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Saves the model and the processor, with which the code of this pipeline travels."""
+        """Saves the model and the processor. The code of this pipeline is saved along with the processor."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
@@ -155,7 +161,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
             truncation=truncation,
             return_tensors="pt",
         )
-        # One mapping for all that differs in shape from image to image: the base class batches it as it is.
+        # The base class cannot batch tensors of different shapes, but it does batch mappings as they are.
         request = {
             "expressions": expressions,
             "target_size": image.shape[:2],
@@ -168,7 +174,8 @@ class ReferringImageSegmentationPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, Any], expressions_per_call: int | None = None) -> dict[str, Any]:
         if expressions_per_call is None:
-            # On a CPU more at a time are slower: the system zeroes buffers beyond 32 MiB anew at every operation.
+            # On a CPU, more expressions at a time are slower: the allocator gets buffers of more than 32 MiB from the
+            # system again for every operation, and the system zeroes them.
             expressions_per_call = 8 if self.device.type == "cpu" else 32
         requests = model_inputs["request"]
         requests = [requests] if isinstance(requests, Mapping) else requests
@@ -194,7 +201,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         self, model_outputs: dict[str, Any], threshold: float = 0.5, mask_threshold: float = 0.5
     ) -> list[dict[str, Any]]:
         result = model_outputs["results"]
-        # A batch has been taken apart by the base class before it comes here; a single image has not.
+        # The base class splits a batch before it calls this method, but not a single image.
         result = result[0] if isinstance(result, list) else result
         request = result["request"]
         outputs = SimpleNamespace(
@@ -211,15 +218,15 @@ class ReferringImageSegmentationPipeline(Pipeline):
         for index, (expression, score, mask) in enumerate(
             zip(request["expressions"], found["scores"].tolist(), found["masks"], strict=True)
         ):
-            picture = Image.fromarray(mask.numpy().astype(np.uint8) * 255)
-            answers.append({"label": expression, "score": score, "mask": picture})
+            mask_image = Image.fromarray(mask.numpy().astype(np.uint8) * 255)
+            answers.append({"label": expression, "score": score, "mask": mask_image})
             if request["image"] is not None:
-                answers[-1]["overlay"] = draw_overlay(request["image"], [picture], colours=[colour_of(index)])
+                answers[-1]["overlay"] = draw_overlay(request["image"], [mask_image], colors=[color_of(index)])
         return answers
 
 
 class _Rows(torch.utils.data.Dataset):
-    """A dataset of pictures or rows, each with the expressions to look for."""
+    """A dataset of images or rows, each with its expressions."""
 
     def __init__(self, dataset: Any, text: Any):
         self.dataset = dataset
@@ -233,7 +240,7 @@ class _Rows(torch.utils.data.Dataset):
 
 
 class _RowStream(torch.utils.data.IterableDataset):
-    """The same of a generator or iterable: as a dataset, for transformers 5.0 first makes a list of a generator."""
+    """Like `_Rows`, for a generator or iterable: transformers 5.0 would first turn a plain generator into a list."""
 
     def __init__(self, images: Iterable[Any], text: Any):
         self.images = images
@@ -244,12 +251,12 @@ class _RowStream(torch.utils.data.IterableDataset):
 
 
 def _row(image: Any, text: Any) -> dict[str, Any]:
-    """The picture and its expressions; a mapping that brings its own goes before `text`."""
+    """Returns the image and its expressions. Those of a mapping take precedence over `text`."""
     if isinstance(image, Mapping):
         brought = [image[key] for key in ("text", "expressions") if image.get(key) is not None]
         text = brought[0] if brought else text
         if image.get("image") is None:
-            raise ValueError(f'A row must hold its picture under "image", got the keys {sorted(image)}.')
+            raise ValueError(f'A row must have its image under the key "image", got the keys {sorted(image)}.')
         image = image["image"]
     if text is None:
         raise ValueError(f"No expression was given for the image {describe_source(image)}: pass it as `text`.")
@@ -257,14 +264,16 @@ def _row(image: Any, text: Any) -> dict[str, Any]:
         raise TypeError(f"The text of one image must be a string or a list of strings, got {text!r}.")
     expressions = [text] if isinstance(text, str) else list(text)
     for expression in expressions:
-        # A list in a list would be read as a group of expressions, of which only the first were asked.
+        # The processor would take a nested list as the expressions of another image.
         if not isinstance(expression, str):
-            raise TypeError(f"The text of one image must be a string or a list of strings, got {expression!r} in it.")
+            raise TypeError(
+                f"The text of one image must be a string or a list of strings, got {expression!r} in the list."
+            )
     return {"image": image, "text": expressions}
 
 
 def _stack_rows(groups: list[torch.Tensor]) -> torch.Tensor:
-    """Tensors (expressions, length) of integers as one (batch, expressions, length), padded with zeros."""
+    """Stacks integer tensors (expressions, length) to one (batch, expressions, length), padded with zeros."""
     shape = [max(group.shape[dimension] for group in groups) for dimension in (0, 1)]
     stacked = groups[0].new_zeros(len(groups), *shape)
     for row, group in zip(stacked, groups, strict=True):

@@ -1,5 +1,5 @@
 # Copyright 2026 The JMCELN package authors. Licensed under the Apache License, Version 2.0 (see LICENSE).
-"""Whether the referent is in the image at all."""
+"""Predicts whether the referent is in the image."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from .configuration_jmceln import JMCELNConfig
 
 
 class JMCELNPresenceHead(nn.Module):
-    """Reads the context and what the last mask covers."""
+    """Predicts presence from the context and from the pixels that the last mask covers."""
 
     def __init__(self, config: JMCELNConfig):
         super().__init__()
@@ -28,7 +28,7 @@ class JMCELNPresenceHead(nn.Module):
             height, width (`int`): Of the working map.
 
         Returns:
-            `torch.Tensor` of shape `(batch,)`.
+            `torch.Tensor` of shape `(batch,)`: Logits.
         """
         weights = nn.functional.adaptive_avg_pool2d(logits.sigmoid(), (height, width)).flatten(1)
         weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-3)

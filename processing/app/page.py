@@ -11,14 +11,14 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..visualization import COLOURS
+from ..visualization import COLORS
 from . import pictures
 from .examples import Example
 from .predictions import Answers, Photo, Segmenter
 
 
 # Beyond that, two masks would have one color.
-MOST_EXPRESSIONS = len(COLOURS)
+MOST_EXPRESSIONS = len(COLORS)
 
 # Fonts of the visitor's system: the page loads nothing from other servers.
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..visualization import COLOURS, colour_of, draw_overlay
+from ..visualization import COLORS, color_of, draw_overlay
 from .predictions import Result, StageMaps
 
 
@@ -73,7 +73,7 @@ def legend(results: Sequence[Result]) -> str:
             words = ", ".join(f"“{word}”" for word in result.unknown_words)
             noun = "word" if len(result.unknown_words) == 1 else "words"
             notes.append(f"the model does not know the {noun} {words}")
-        color = COLOURS[index % len(COLOURS)]
+        color = COLORS[index % len(COLORS)]
         rows.append(
             f'<li class="{"absent" if result.is_absent else "found"}">'
             f'<span class="swatch" style="background:{color}"></span>'
@@ -93,7 +93,7 @@ def message(text: str) -> str:
 def cascade(image: Image.Image, stages: Sequence[StageMaps], index: int) -> str:
     """HTML: one row of pictures per stage, coarse to fine, of the expression number `index`."""
     background = fit(image, MAP_SIDE)
-    color = colour_of(index)
+    color = color_of(index)
     rows = []
     for number, stage in enumerate(stages, start=1):
         drawn = [

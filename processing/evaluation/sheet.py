@@ -18,7 +18,7 @@ FONT_SIZE = 15
 MARGIN = 10
 
 # Vermilion, bluish green and blue of Okabe and Ito (2008), told apart by colour-blind readers too.
-MASK_COLOURS = {"right": (0, 158, 115), "too much": (213, 94, 0), "missed": (0, 114, 178)}
+MASK_COLORS = {"right": (0, 158, 115), "too much": (213, 94, 0), "missed": (0, 114, 178)}
 
 
 class Case(NamedTuple):
@@ -89,7 +89,7 @@ def draw_sheet(
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, fill="black", font=font)
     left = MARGIN
-    for name, colour in MASK_COLOURS.items():
+    for name, colour in MASK_COLORS.items():
         draw.rectangle((left, MARGIN + line + 3, left + FONT_SIZE, MARGIN + line + 3 + FONT_SIZE), fill=colour)
         draw.text((left + FONT_SIZE + 6, MARGIN + line), name, fill="black", font=font)
         left += FONT_SIZE + 30 + round(font.getlength(name))
@@ -125,7 +125,7 @@ def _picture(row: Mapping[str, Any], case: Case, entry: Mapping[str, Any]) -> Im
     tile = Image.new("RGB", (TILE_WIDTH, PICTURE_HEIGHT), "white")
     tile.paste(image)
     pictures = [Image.fromarray(mask) for mask in masks]
-    overlay = draw_overlay(image.convert("L"), pictures, opacity=0.6, colours=list(MASK_COLOURS.values()))
+    overlay = draw_overlay(image.convert("L"), pictures, opacity=0.6, colors=list(MASK_COLORS.values()))
     tile.paste(overlay, (size[0] + 4, 0))
     return tile
 

@@ -77,5 +77,5 @@ def _tile(row: Mapping[str, Any], expression: int, number: int) -> Image.Image:
         [mask.resize(size, Image.Resampling.NEAREST)],
         [caption],
         opacity=0,  # any paint would change the colors that the words tell
-        colours=[(255, 0, 255)],
+        colors=[(255, 0, 255)],
     )

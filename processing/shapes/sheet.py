@@ -25,7 +25,7 @@ def _tile(item: LabelledScene, expression: Expression) -> Image.Image:
     targets = Image.fromarray(item.target_mask(expression)).resize(size, Image.Resampling.NEAREST)
     picture = Image.fromarray(item.image).resize(size, Image.Resampling.BICUBIC)
     dimmed = ImageEnhance.Brightness(picture).enhance(0.62)
-    return draw_overlay(Image.composite(picture, dimmed, targets), [targets], opacity=0, colours=[_OUTLINE])
+    return draw_overlay(Image.composite(picture, dimmed, targets), [targets], opacity=0, colors=[_OUTLINE])
 
 
 def draw_sheet(items: Sequence[LabelledScene], columns: int = 6) -> Image.Image:

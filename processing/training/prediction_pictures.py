@@ -41,7 +41,7 @@ def picture_of_prediction(
     for column, (mask, colour) in enumerate(((target, TARGET_COLOUR), (prediction, PREDICTION_COLOUR))):
         if mask.shape != (image.height, image.width):
             raise ValueError(f"A mask of shape {mask.shape} does not fit an image of {image.height} x {image.width}.")
-        half = draw_overlay(image, [Image.fromarray(mask)], opacity=0.55, colours=[colour])
+        half = draw_overlay(image, [Image.fromarray(mask)], opacity=0.55, colors=[colour])
         picture.paste(half.resize(size, Image.Resampling.BILINEAR), (column * (size[0] + 2), _CAPTION_HEIGHT))
     # The built-in font of Pillow has Latin letters only.
     caption = expression.encode("latin-1", "replace").decode("latin-1")

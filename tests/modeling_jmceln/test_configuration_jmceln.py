@@ -42,7 +42,7 @@ def test_dict_of_a_sub_config_is_not_changed():
         ({"num_attention_heads": 1}, "must be even"),
         ({"dropout": 1.0}, r"`dropout` must lie in \[0, 1\), got 1.0"),
         ({"dice_weight": -1.0}, "`dice_weight` must not be negative, got -1.0"),
-        ({"feature_strides": [4, 8, 16]}, "names 3 strides"),
+        ({"feature_strides": [4, 8, 16]}, "has 3 entries"),
         ({"feature_strides": [14, 14, 14, 14]}, "twice the one before"),
         ({"text_config": {"vocab_size": 99}}, "without `model_type`"),
         ({"backbone_config": {"model_type": "swin", "out_features": ["stage4"]}}, "three or four feature maps"),

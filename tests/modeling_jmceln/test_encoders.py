@@ -328,11 +328,15 @@ def test_vision_tower_is_taken_out_of_two_towers(model_type, tmp_path):
 @pytest.mark.parametrize(
     ("vision", "fields", "message"),
     [
-        ("hiera", {"embed_dim": 8, "num_heads": [1, 1, 2, 2], "image_size": [64, 64], **HIERARCHY}, "one size only"),
-        ("pvt", {"num_attention_heads": [1, 2, 2, 4], "image_size": 64, **WIDTHS}, "one size only"),
-        ("vit_mae", PATCHES_OF_16, "such as `ViTModel`"),
+        (
+            "hiera",
+            {"embed_dim": 8, "num_heads": [1, 1, 2, 2], "image_size": [64, 64], **HIERARCHY},
+            "not limited to one size",
+        ),
+        ("pvt", {"num_attention_heads": [1, 2, 2, 4], "image_size": 64, **WIDTHS}, "not limited to one size"),
+        ("vit_mae", PATCHES_OF_16, "into `ViTModel`"),
         ("focalnet", {"embed_dim": 8, "image_size": 64, **HIERARCHY}, "contradict each other"),
-        ("regnet", {"embedding_size": 8, "groups_width": 8, "hidden_sizes": [8], "depths": [1]}, "gives no pyramid"),
+        ("regnet", {"embedding_size": 8, "groups_width": 8, "hidden_sizes": [8], "depths": [1]}, "returns no pyramid"),
     ],
 )
 def test_refused_vision_encoders(vision, fields, message):
@@ -346,7 +350,7 @@ def test_refused_vision_encoders(vision, fields, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("t5", "decoder would be left unused"),
+        ("t5", "decoder would be unused"),
         ("siglip_text_model", "`AutoModel` has no class for `siglip_text_model`"),
     ],
 )

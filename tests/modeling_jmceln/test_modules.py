@@ -10,7 +10,7 @@ from modeling_jmceln import JMCELNModel
 from modeling_jmceln.alignment import JMCELNProgressiveAlignment
 from modeling_jmceln.attention import (
     axial_angles,
-    cell_centres,
+    cell_centers,
     pool_maps,
     sine_position_embedding,
 )
@@ -407,4 +407,4 @@ def test_scores_depend_on_the_way_between_two_places():
 
 def test_cells_lie_at_their_centres():
     expected = torch.tensor([[0.25, 1 / 6], [0.25, 0.5], [0.25, 5 / 6], [0.75, 1 / 6], [0.75, 0.5], [0.75, 5 / 6]])
-    torch.testing.assert_close(cell_centres(2, 3, torch.device("cpu")), expected)
+    torch.testing.assert_close(cell_centers(2, 3, torch.device("cpu")), expected)

@@ -305,7 +305,7 @@ class TestMasks:
         signed = np.where(mask == 255, -100, 1)
         assert torch.equal(processor(picture, signed, ignore_index=-100, return_tensors="pt").labels, labels)
         mask[:5] = 0
-        with pytest.raises(ValueError, match=r"found \[1, 255\] beside 0.*pass `ignore_index=255`"):
+        with pytest.raises(ValueError, match=r"found \[1, 255\] besides 0.*pass `ignore_index=255`"):
             processor(picture, mask)
 
     @pytest.mark.parametrize("value", [1, 2, 128, 255])
@@ -520,7 +520,7 @@ class TestPostProcessing:
             ({"mask_threshold": -1}, "`mask_threshold`"),
             ({"target_sizes": [(4, 4), (4, 4)]}, "`target_sizes` has 2 entries for a batch of 1"),
             ({"pixel_mask": torch.ones(2, 4, 4)}, "`pixel_mask` has 2 entries for a batch of 1"),
-            ({"attention_mask": torch.ones(1, 2, 4)}, r"\(1, 2, 4\), but the logits are those of \(1,\)"),
+            ({"attention_mask": torch.ones(1, 2, 4)}, r"\(1, 2, 4\), but the logits belong to \(1,\)"),
         ],
     )
     def test_bad_arguments(self, arguments: dict[str, Any], message: str) -> None:
@@ -544,8 +544,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("images", "error", "message"),
         [
-            (None, TypeError, "must be a picture"),
-            (3, TypeError, "must be a picture"),
+            (None, TypeError, "must be an image"),
+            (3, TypeError, "must be an image"),
             ([], ValueError, "empty list"),
             ([None], TypeError, r"images\[0\]"),
             ([[zeros(4, 4, 3)]], TypeError, "one flat list"),
@@ -559,7 +559,7 @@ class TestBadInput:
             (zeros(0, 5, 3), ValueError, "no pixels"),
             (NOT_A_NUMBER, ValueError, "48 NaN or infinite"),
             (torch.from_numpy(INFINITE), ValueError, "48 NaN or infinite"),
-            (np.full((4, 4, 3), -0.5), ValueError, "normalized already"),
+            (np.full((4, 4, 3), -0.5), ValueError, "already normalized"),
             (np.full((4, 4, 3), 300.0), ValueError, "300"),
             (np.full((4, 4, 3), 300), ValueError, "uint16"),
             (np.full((4, 4, 3), -1), ValueError, "expected 0 to 255"),
@@ -578,7 +578,7 @@ class TestBadInput:
         picture.save(path)
         path.write_bytes(path.read_bytes()[:-400])
         for source in (path, Image.open(path)):
-            with pytest.raises(ValueError, match=f"broken{suffix}.*complete picture file"):
+            with pytest.raises(ValueError, match=f"broken{suffix}.*complete image file"):
                 JMCELNImageProcessor(size=8)(source)
 
     def test_a_missing_page_is_named(self, server: str) -> None:
@@ -590,7 +590,7 @@ class TestBadInput:
         [
             (zeros(4, 5), ValueError, r"\(4, 5\).*\(40, 60\)"),
             (zeros(60, 40), ValueError, "EXIF"),
-            (np.tile([0, 2, 3], (40, 20)), ValueError, r"found \[2, 3\] beside 0.*`map == label`"),
+            (np.tile([0, 2, 3], (40, 20)), ValueError, r"found \[2, 3\] besides 0.*`map == label`"),
             (np.tile([0.5, 1.0], (40, 30)), ValueError, r"found \[0.5, 1.0\]"),
             (np.full((40, 60), np.nan), ValueError, "nan"),
             (np.full((40, 60), "a"), TypeError, "dtype"),
@@ -618,7 +618,7 @@ class TestBadInput:
             JMCELNImageProcessor(size=8)([zeros(4, 4, 3)] * 2, masks)
 
     def test_different_sizes_need_resizing(self) -> None:
-        with pytest.raises(ValueError, match=r"one size.*\(4, 4\), \(5, 4\)"):
+        with pytest.raises(ValueError, match=r"same size.*\(4, 4\), \(5, 4\)"):
             JMCELNImageProcessor(do_resize=False)([zeros(4, 4, 3), zeros(5, 4, 3)])
 
     @pytest.mark.parametrize("size", [{"height": 0, "width": 3}, {"shortest_edge": 3}, {"height": 3}, -1, (3.5, 2)])
@@ -632,7 +632,7 @@ class TestBadInput:
             JMCELNImageProcessor(keep_ratio=True)
         with pytest.raises(TypeError, match=message):
             JMCELNImageProcessor()(zeros(4, 4, 3), keep_ratio=True)
-        with pytest.raises(TypeError, match=r"no argument 'xyz'; it takes \["):
+        with pytest.raises(TypeError, match=r"no argument 'xyz': it takes \["):
             JMCELNImageProcessor()(zeros(4, 4, 3), xyz=True)
         assert "pixel_values" in JMCELNImageProcessor(size=8)(zeros(4, 4, 3), device="cpu")
 

@@ -17,7 +17,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor, ReferringImageSegmentationPipeline
-from processing.visualization import colour_of, draw_overlay
+from processing.visualization import color_of, draw_overlay
 from tests.tiny import tiny_config, tiny_processor
 
 
@@ -238,7 +238,7 @@ class TestAnswers:
         for source in (images[0], np.asarray(images[0]) / 255.0):
             answers = pipe(source, ["star", "red"], return_overlay=True, threshold=0, mask_threshold=0)
             assert [answer["overlay"].mode for answer in answers] == ["RGB", "RGB"]
-            expected = draw_overlay(images[0], [answers[1]["mask"]], colours=[colour_of(1)])
+            expected = draw_overlay(images[0], [answers[1]["mask"]], colors=[color_of(1)])
             assert np.abs(np.asarray(answers[1]["overlay"], int) - np.asarray(expected, int)).max() <= 1
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -294,12 +294,12 @@ class TestBadInput:
             (([], "red"), ValueError, "empty list"),
             (([Image.new("RGB", (8, 8))], None), ValueError, "No expression"),
             (([Image.new("RGB", (8, 8))], ["a", "b"]), ValueError, "2 entries for 1 images.*not in a list"),
-            (({"picture": 3, "text": "red"},), ValueError, "under \"image\".*'picture'"),
+            (({"picture": 3, "text": "red"},), ValueError, "key \"image\".*'picture'"),
             ((Image.new("RGB", (8, 8)), " "), ValueError, "blank"),
             ((Image.new("RGB", (8, 8)), "red " * 200), ValueError, "truncation=True"),
             (("nowhere.jpg", "red"), ValueError, "nowhere.jpg"),
-            ((3, "red"), TypeError, "must be a picture"),
-            ((Image.new("RGB", (8, 8)), [["a", "b"]]), TypeError, r"got \['a', 'b'\] in it"),
+            ((3, "red"), TypeError, "must be an image"),
+            ((Image.new("RGB", (8, 8)), [["a", "b"]]), TypeError, r"got \['a', 'b'\] in the list"),
             ((Image.new("RGB", (8, 8)), 3), TypeError, "got 3"),
             (([Image.new("RGB", (8, 8))], 3), TypeError, "got 3"),
         ],
@@ -355,7 +355,7 @@ class TestOverlay:
         mask = Image.new("L", (40, 30))
         mask.paste(255, (10, 5, 30, 25))
         drawn = draw_overlay(picture, [mask], opacity=0.5)
-        red, green, blue = colour_of(0)
+        red, green, blue = color_of(0)
         assert drawn.size == (40, 30)
         assert drawn.getpixel((2, 2)) == (0, 0, 0)
         assert drawn.getpixel((10, 5)) == (red, green, blue)
@@ -377,10 +377,10 @@ class TestOverlay:
         wide = draw_overlay(Image.new("RGB", (600, 30)), [Image.new("L", (600, 30))], captions=["star"])
         assert wide.width == 600
 
-    def test_colours_differ_between_neighbours(self) -> None:
-        colours = [colour_of(index) for index in range(7)]
-        assert len(set(colours)) == 7
-        assert colour_of(7) == colours[0]
+    def test_seven_colors_differ_and_repeat(self) -> None:
+        colors = [color_of(index) for index in range(7)]
+        assert len(set(colors)) == 7
+        assert color_of(7) == colors[0]
 
     def test_bad_input(self) -> None:
         picture = Image.new("RGB", (4, 4))
