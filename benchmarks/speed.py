@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py                                      # a look, a few minutes on two cores
     python benchmarks/speed.py --preset full --document             # all of it, and docs/performance.md
+    python benchmarks/speed.py --preset small --document            # the shipped models, on one core and on two
     python benchmarks/speed.py --sections flops memory --sizes 480  # parts
     python benchmarks/speed.py --from_json runs/speed/speed.json --document
 
@@ -36,6 +37,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.speed_models import Encoders, Workload, build_clipseg, build_model
 from benchmarks.speed_report import as_markdown, document, draw
+from benchmarks.speed_shipped import measure_model, shipped_folders
 from modeling_jmceln import JMCELNModel
 
 
@@ -49,6 +51,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training_expressions": [1, 8],
         "memory_images": [1],
         "rounds": 3,
+    },
+    "small": {
+        "sections": ["shipped"],
+        "sizes": [288],
+        "expressions": [1],
+        "variants": ["float32:sdpa:none"],
+        "rounds": 9,
     },
     "full": {
         "sections": ["flops", "inference", "batches", "training", "memory", "profile", "imports"],
@@ -353,6 +362,14 @@ class Benchmark:
             for entry in operators[:12]
         ]
 
+    def measure_shipped(self) -> list[dict[str, Any]]:
+        """The shipped models on one core and on all."""
+        return [
+            measure_model(folder, self.size, threads, self.options.rounds, self.device)
+            for folder in shipped_folders()
+            for threads in sorted({1, min(2, os.cpu_count() or 1)})
+        ]
+
     def measure_imports(self) -> dict[str, float]:
         return measure_imports(self.options.rounds)
 
@@ -365,6 +382,7 @@ SECTIONS: dict[str, Callable[[Benchmark], Any]] = {
     "memory": Benchmark.measure_memory,
     "profile": Benchmark.measure_profile,
     "imports": Benchmark.measure_imports,
+    "shipped": Benchmark.measure_shipped,
 }
 
 

@@ -110,15 +110,16 @@ class Encoders(nn.Module):
 
 @dataclass
 class Workload:
-    """What one call is given: `images` of `size`², `expressions` an image."""
+    """What one call is given: `images` of `size`², `expressions` an image of `words` each."""
 
     size: int
     expressions: int
     images: int = 1
+    words: int = WORDS_PER_EXPRESSION
 
     def inputs(self, vocabulary: int, device: torch.device) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(0)
-        shape = (self.images, self.expressions, WORDS_PER_EXPRESSION)
+        shape = (self.images, self.expressions, self.words)
         input_ids = torch.randint(5, vocabulary, shape, generator=generator)
         attention_mask = torch.ones_like(input_ids)
         # One padded word: a mask that hides nothing is skipped, which no real batch of expressions is.

@@ -147,6 +147,30 @@ def test_whole_run_writes_json_tables_figure_and_page(tmp_path: Path, capsys: py
         document(results, docs)
 
 
+@pytest.mark.slow
+def test_small_preset_measures_the_shipped_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (folder,) = (folder for folder in speed.shipped_folders() if folder.name == "jmceln-shapes")
+    monkeypatch.setattr(speed, "shipped_folders", lambda: [folder])
+    options = ["--preset", "small", "--device", "cpu", "--sizes", "64", "--rounds", "1", "--output", str(tmp_path)]
+    results = speed.main(options)
+    record = results["shipped"][0]
+    assert record["threads"] == 1
+    assert record["bytes"]["training step"] > record["bytes"]["first expression"] > 0
+    seconds = {name: timing["seconds"] for name, timing in record["seconds"].items()}
+    assert seconds["training step"] > seconds["training step of the encoders"]
+    assert seconds["32 expressions"] > seconds["1 expression"]
+    assert [row["wanted"] for row in targets(results)] == ["≤ 0.9 s", "≤ 8 ms", "≤ 1.02", "≤ 150 ms", "≤ 10 %"]
+
+    page = tmp_path / "performance.md"
+    page.write_text(
+        "<!-- speed:cpu:begin -->\n<!-- speed:cpu:end -->\n<!-- speed:small:begin -->\n<!-- speed:small:end -->\n"
+    )
+    document(results, tmp_path)
+    before, after = page.read_text().split("<!-- speed:small:begin -->")
+    assert "Shipped models" in after
+    assert "Shipped models" not in before
+
+
 def test_wrong_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         speed.parse_arguments(["--variants", "int4:sdpa:none"])
