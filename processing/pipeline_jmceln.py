@@ -15,6 +15,29 @@ from .image_processing_jmceln import check_threshold
 from .visualization import color_of, draw_overlay
 
 
+def check_finite_weights(model: Any, name: str) -> None:
+    """
+    Refuse a model whose weights are NaN or infinite: what it returned would mean nothing.
+
+    Args:
+        model (`nn.Module` or `Mapping[str, torch.Tensor]`): The model, or its weights by name. Of anything else, such
+            as exported graphs, nothing is known.
+        name (`str`): What to call it in the error.
+
+    Raises:
+        ValueError: if a weight is not finite; the message names the first.
+    """
+    weights = model.state_dict() if isinstance(model, torch.nn.Module) else model
+    if not isinstance(weights, Mapping):
+        return
+    bad = [key for key, weight in weights.items() if weight.is_floating_point() and not bool(weight.isfinite().all())]
+    if bad:
+        raise ValueError(
+            f"{name} has weights that are NaN or infinite, in {len(bad)} of {len(weights)} tensors, such as "
+            f"`{bad[0]}`: its training failed, or its file is damaged. Use an earlier checkpoint."
+        )
+
+
 def _given(**parameters: Any) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
@@ -44,6 +67,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
             raise ValueError(
                 f"{type(self).__name__} needs a `processor`: pass one, or the name of a folder that contains one."
             )
+        check_finite_weights(self.model, f"The model {getattr(self.model, 'name_or_path', '')}".rstrip())
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """

@@ -21,7 +21,7 @@ from transformers import AutoConfig, Trainer, TrainingArguments, set_seed
 
 from processing.training.arguments import parse_arguments
 from processing.training.attribute_pretraining import AttributeReader, AttributeScenes, attribute_accuracy
-from processing.training.referring_trainer import last_complete_checkpoint
+from processing.training.checkpoints import newest_intact_checkpoint
 
 
 @dataclass
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:
     scenes = AttributeScenes("train", images, training.seed, backbone.image_size)
     trainer = Trainer(model=model, args=training, train_dataset=scenes)
     trainer.train(
-        resume_from_checkpoint=training.resume_from_checkpoint or last_complete_checkpoint(training.output_dir)
+        resume_from_checkpoint=training.resume_from_checkpoint or newest_intact_checkpoint(training.output_dir)
     )
 
     validation = AttributeScenes("validation", backbone.num_validation_images, image_size=backbone.image_size)

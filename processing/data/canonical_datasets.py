@@ -50,7 +50,10 @@ def load_canonical_rows(
     bad_rows.summarize()
     if not chosen:
         splits = sorted(set(map(str, undecoded["split"])))
-        raise ValueError(f"{name}: no row of the split {options.split!r} is left; the rows are of the splits {splits}")
+        raise ValueError(
+            f"{name}: no row of the split {options.split!r} is left; the rows are of the splits {splits}, and"
+            f" {len(bad_rows.places)} are bad, as the log says"
+        )
     # Kept as they are where nothing is left out: a selection reads more slowly.
     kept = undecoded if len(chosen) == len(undecoded) else undecoded.select(chosen)
     return kept.cast_column("image", datasets.Image())

@@ -190,7 +190,7 @@ class ReferringTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default="auto",
         metadata={
-            "help": "`auto` takes up the newest complete checkpoint of `output_dir` if there is one, `never` begins"
+            "help": "`auto` takes up the newest intact checkpoint of `output_dir` if there is one, `never` begins"
             " anew, anything else is the path of a checkpoint."
         },
     )

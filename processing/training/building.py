@@ -11,6 +11,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from modeling_jmceln import JMCELNConfig, JMCELNModel
 
 from .. import JMCELNImageProcessor, JMCELNProcessor
+from ..pipeline_jmceln import check_finite_weights
 from ..shapes.wording import shapes_vocabulary
 from .arguments import ModelArguments
 from .training_data import GeneratedShapes
@@ -70,6 +71,7 @@ def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.
             dtype=torch.float32,
             **attention,
         )
+        check_finite_weights(model, f"The model {arguments.model_name_or_path}")
         return renew_parts(model, arguments.new_parts, arguments.model_config) if arguments.new_parts else model
     fields: dict[str, Any] = dict(arguments.model_config)  # pyrefly: ignore[no-matching-overload] - a dict once parsed
     if arguments.text_model is not None:

@@ -1,8 +1,6 @@
 """A [`Trainer`] that counts expressions: training by image, exact loss scale, averaged weights, exact resumption."""
 
-import json
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +13,9 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..pipeline_jmceln import check_finite_weights
+from .checkpoints import check_files, write_checksums
+from .finite_steps import IMAGE_IDS, FiniteSteps, NamedBatches
 from .image_sampler import ImageSampler
 from .parameter_groups import decaying_parameter_names, parameter_groups
 from .run_settings import write_settings
@@ -36,6 +37,9 @@ class ReferringTrainer(Trainer):
     - Encoders have their own learning rates, and only matrices and kernels decay.
     - With an averaged model (`ema_decay`), evaluation and `save_final_model` use the average.
     - The order of images comes from `train_sampler`.
+    - A loss or a gradient that is not finite stops the run, and weights that are not finite are neither read nor
+      written.
+    - Checkpoints have a file of hashes (see [`~processing.training.checkpoints.check_files`]).
 
     Args:
         train_sampler ([`~processing.training.image_sampler.ImageSampler`], *optional*):
@@ -94,6 +98,8 @@ class ReferringTrainer(Trainer):
                 )
             self.weight_average = WeightAverage(self.model, ema_decay)
         self._evaluated = [0.0, 0.0]
+        self._finite_steps = FiniteSteps()
+        self.add_callback(self._finite_steps)
         self.add_callback(_EpochAndAverage(self.train_dataset, self.train_sampler, self.weight_average))
 
     # Data
@@ -103,8 +109,7 @@ class ReferringTrainer(Trainer):
         if isinstance(self.train_dataset, StreamedImages):
             return self._stream_dataloader(self.train_dataset)
         evaluation_collator = self.data_collator
-        if self.train_data_collator is not None:
-            self.data_collator = self.train_data_collator
+        self.data_collator = NamedBatches(self.train_data_collator or self.data_collator)
         try:
             return super().get_train_dataloader()
         finally:
@@ -122,7 +127,7 @@ class ReferringTrainer(Trainer):
         loader = torch.utils.data.DataLoader(
             stream,
             batch_size=self._train_batch_size,
-            collate_fn=self.train_data_collator or self.data_collator,
+            collate_fn=NamedBatches(self.train_data_collator or self.data_collator),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -144,6 +149,13 @@ class ReferringTrainer(Trainer):
         for module in self.modules_in_eval_mode:
             module.eval()
         return super().compute_loss(model, *args, **kwargs)
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As in [`Trainer`], and stops at a loss that is not finite."""
+        image_ids = inputs.pop(IMAGE_IDS, ())
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._finite_steps.check_loss(loss, image_ids, self.args, self.state)
+        return loss
 
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Mapping[str, Any]], device: torch.device
@@ -211,8 +223,17 @@ class ReferringTrainer(Trainer):
 
     # Checkpoints
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()  # the others write files of their own
+        folder = Path(self._get_output_dir(trial=kwargs.get("trial"))) / f"checkpoint-{self.state.global_step}"
+        # Where `save_total_limit` is reached, the new checkpoint can be the one that was deleted.
+        if self.args.should_save and folder.is_dir():
+            write_checksums(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         sharded = self.model
+        check_finite_weights(sharded if state_dict is None else state_dict, "The model to save")
         if self.is_fsdp_enabled and state_dict is not None:
             # FSDP2 gives the model a class of its own, and what is saved would name that class and carry its code.
             with torch.device("meta"):
@@ -232,6 +253,7 @@ class ReferringTrainer(Trainer):
             self._read_weights(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
+        check_files(self.state.best_model_checkpoint)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or not isinstance(self.model, PreTrainedModel):
             super()._load_best_model()
         else:
@@ -252,6 +274,7 @@ class ReferringTrainer(Trainer):
         different = {kind: sorted(names)[:5] for kind, names in loading.items() if names}
         if different:
             raise ValueError(f"The weights in {folder} are not those of the model to train: {different}.")
+        check_finite_weights(saved, f"The model in {folder}")
         model.load_state_dict(saved.state_dict())
 
     @staticmethod
@@ -303,7 +326,11 @@ class ReferringTrainer(Trainer):
 
 
 class _EpochAndAverage(TrainerCallback):
-    """Tells the data where the run is, and the average of a step before anything is logged, scored or saved."""
+    """
+    Tells the data where the run is, and the average of a step before anything is logged, scored or saved.
+
+    A run without data ends in an error, before an untrained model is saved.
+    """
 
     def __init__(self, dataset: Any, sampler: ImageSampler | None, average: WeightAverage | None):
         self.stream = dataset if isinstance(dataset, StreamedImages) else None
@@ -313,6 +340,12 @@ class _EpochAndAverage(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if self.stream is not None and not args.ignore_data_skip:
             self.stream.skipped_batches = state.global_step * args.gradient_accumulation_steps
+
+    def on_epoch_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
+        if state.global_step == 0:
+            raise ValueError(
+                "No step was taken, since the training data gave no row that can be used. The log names bad rows."
+            )
 
     def on_epoch_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         # The loader passes the epoch on to samplers that it finds, and does not find them where it skips batches.
@@ -327,33 +360,3 @@ class _EpochAndAverage(TrainerCallback):
 def count_expressions_in_batch(batch: Mapping[str, Any]) -> int:
     """Expressions of a batch that are not padding."""
     return int(batch["attention_mask"].any(dim=-1).sum())
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """
-    The newest checkpoint that was written to its end.
-
-    A run that is killed while it writes leaves a folder behind that the Trainer would take for a checkpoint.
-
-    Args:
-        output_dir (`str` or `Path`):
-            Output folder of a run; it need not exist.
-
-    Returns:
-        `str`, *optional*: path of the checkpoint, or `None` if there is none.
-    """
-    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name[11:].isdigit()]
-    for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
-        if _is_complete(folder):
-            return str(folder)
-    return None
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        # The state is the last file that the main process writes, the others write archives beside it.
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    archives = [path for pattern in ("*.pt", "*.pth") for path in folder.glob(pattern)]
-    return bool(archives) and all(zipfile.is_zipfile(path) for path in archives)

@@ -30,11 +30,12 @@ from ..names import nearest_name
 from .arguments import DataArguments, ModelArguments, ReferringTrainingArguments, parse_arguments
 from .augmentation import MaskingAugmentation
 from .building import build_model, build_processor
+from .checkpoints import check_resumable, newest_intact_checkpoint
 from .collator import ReferringCollator
 from .frozen_parts import batch_norm_layers, freeze
 from .image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
 from .prediction_pictures import PredictionPictures
-from .referring_trainer import ReferringTrainer, last_complete_checkpoint
+from .referring_trainer import ReferringTrainer
 from .run_settings import RESULTS_FILE, differing_settings, read_settings, write_settings
 from .trainer_metrics import TrainerMetrics
 from .training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
@@ -266,14 +267,16 @@ def find_checkpoint(arguments: ReferringTrainingArguments, settings: Mapping[str
     The checkpoint to go on from, if any.
 
     Raises:
-        ValueError: if the newest checkpoint of the output folder is that of a run with other settings.
+        ValueError: if the newest intact checkpoint of the output folder is that of a run with other settings, or the
+            checkpoint that is asked for is damaged or does not exist.
     """
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "never"):
         return None
     if wanted != "auto":
+        check_resumable(wanted)
         return wanted
-    checkpoint = last_complete_checkpoint(arguments.output_dir)
+    checkpoint = newest_intact_checkpoint(arguments.output_dir)
     if checkpoint is not None:
         refuse_other_settings(checkpoint, settings)
     return checkpoint

@@ -277,12 +277,22 @@ class TestAnswers:
 
     def test_nan_is_an_error(self, model: JMCELNModel, processor: JMCELNProcessor, images: list[Image.Image]) -> None:
         broken = JMCELNModel(model.config).eval()
+        pipe = ReferringImageSegmentationPipeline(model=broken, processor=processor, device="cpu")
         with torch.no_grad():
             for parameter in broken.presence_head.parameters():
                 parameter.fill_(torch.nan)
-        pipe = ReferringImageSegmentationPipeline(model=broken, processor=processor, device="cpu")
         with pytest.raises(ValueError, match="returned NaN"):
             pipe(images[0], "star")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_finite_are_refused(
+        self, model: JMCELNModel, processor: JMCELNProcessor, value: float
+    ) -> None:
+        broken = JMCELNModel(model.config).eval().half()
+        with torch.no_grad():
+            broken.text_norm.weight[3] = value
+        with pytest.raises(ValueError, match=r"NaN or infinite, in 1 of \d+ tensors, such as `text_norm\.weight`"):
+            ReferringImageSegmentationPipeline(model=broken, processor=processor, device="cpu")
 
 
 class TestBadInput:

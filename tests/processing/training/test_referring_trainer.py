@@ -1,15 +1,18 @@
 """The loss scale, evaluation, averaged weights and checkpoints of the trainer."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from modeling_jmceln import JMCELNModel
 from processing.training.arguments import ReferringTrainingArguments
+from processing.training.checkpoints import DamagedCheckpointError
 from processing.training.collator import ReferringCollator
+from processing.training.finite_steps import NonFiniteStepError
 from processing.training.image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
-from processing.training.referring_trainer import ReferringTrainer, last_complete_checkpoint
+from processing.training.referring_trainer import ReferringTrainer
 from processing.training.trainer_metrics import TrainerMetrics
 from tests.processing.canonical_rows import canonical_row
 from tests.tiny import tiny_config, tiny_processor
@@ -219,22 +222,73 @@ def test_pass_after_pass_is_drawn_in_its_order(tmp_path, processor):
     assert drawn == expected
 
 
-def test_only_complete_checkpoints_are_taken_up(tmp_path):
-    assert last_complete_checkpoint(tmp_path / "nowhere") is None
-    for step in (5, 10, 15, 20):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        torch.save({"step": step}, folder / "optimizer.pt")
-    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text(json.dumps({"global_step": 5}))
-    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 1')
-    (tmp_path / "checkpoint-15" / "trainer_state.json").write_text(json.dumps({"global_step": 15}))
-    archive = tmp_path / "checkpoint-15" / "rng_state_1.pth"
-    torch.save({"a": torch.zeros(100)}, archive)
-    archive.write_bytes(archive.read_bytes()[:200])
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
-
-
 def test_weights_of_another_model_are_not_taken_up(tmp_path, processor):
     make_trainer(tmp_path, processor, model=make_model(num_stages=3), save_strategy="steps", save_steps=1).train()
     with pytest.raises(ValueError, match=r"not those of the model to train.*cascade\.stages\.2"):
         make_trainer(tmp_path, processor).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def poison(trainer, step, monkeypatch, poisoned):
+    """Let `poisoned` change the model in the backward pass of a step, which begins as it should."""
+    forward = type(trainer.model).forward
+
+    def poisoned_forward(model, *args, **kwargs):
+        output = forward(model, *args, **kwargs)
+        if model.training and trainer.state.global_step + 1 == step:
+            output.loss = poisoned(output.loss)
+        return output
+
+    monkeypatch.setattr(type(trainer.model), "forward", poisoned_forward)
+
+
+def infinite_gradient(loss):
+    # The square root of 0 is 0, and its slope infinite.
+    return loss + (loss - loss.detach()).clamp(min=0).sqrt().nan_to_num()
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "reason"),
+    [
+        (lambda loss: loss * float("nan"), "the loss is nan"),
+        (lambda loss: loss * float("inf"), "the loss is inf"),
+        (infinite_gradient, "a gradient is NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_step_that_is_not_finite_stops_the_run_and_names_its_images(
+    tmp_path, processor, monkeypatch, poisoned, reason, max_grad_norm
+):
+    arguments = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 4}
+    trainer = make_trainer(tmp_path, processor, max_grad_norm=max_grad_norm, **arguments)
+    poison(trainer, 2, monkeypatch, poisoned)
+    with pytest.raises(NonFiniteStepError, match=rf"Step 2: {reason}.*non_finite_step_2_process_0\.json"):
+        trainer.train()
+    assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
+    record = json.loads((tmp_path / "non_finite_step_2_process_0.json").read_text())
+    trainer.train_sampler.set_epoch(0)
+    expected = [ROWS[draw.index]["image_id"] for draw in trainer.train_sampler][2:4]
+    # A loss is seen at its batch, a gradient when all batches of the step have been summed.
+    assert record["image_ids"] == expected[: 2 if "gradient" in reason else 1]
+    assert (record["step"], record["reason"]) == (2, reason)
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, processor):
+    trainer = make_trainer(tmp_path, processor, save_strategy="steps", save_steps=1)
+    trainer.train()
+    with torch.no_grad():
+        trainer.model.text_projection.weight[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"in 1 of \d+ tensors, such as `text_projection\.weight`"):
+        trainer.save_final_model()
+    trainer.model.save_pretrained(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match=r"The model in .*checkpoint-1 has weights that are NaN or infinite"):
+        make_trainer(tmp_path, processor).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_damaged_best_checkpoint_is_not_loaded(tmp_path, processor):
+    arguments = {"save_steps": 1, "eval_steps": 1, "eval_strategy": "steps", "save_strategy": "steps", "max_steps": 2}
+    trainer = make_trainer(tmp_path, processor, load_best_model_at_end=True, **arguments)
+    trainer.train()
+    path = Path(trainer.state.best_model_checkpoint) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DamagedCheckpointError, match=r"`model\.safetensors` is not what was written"):
+        trainer._load_best_model()

@@ -11,17 +11,19 @@ from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 import transformers
 import yaml
 from huggingface_hub import HfApi, ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, MobileNetV2ImageProcessor
 
+from processing.data.canonical_rows import canonical_features
 from processing.training import building
 from processing.training import run as train
-from processing.training.referring_trainer import last_complete_checkpoint
+from processing.training.checkpoints import DamagedCheckpointError, newest_intact_checkpoint
 from processing.training.word_tokenizer import build_word_tokenizer
 from tests.processing.canonical_rows import canonical_row
 from tests.processing.training.tiny_run import write_settings
@@ -123,7 +125,7 @@ def test_a_run_killed_at_any_step_goes_on_to_the_same_result(tmp_path):
     # In the middle of a step after the first checkpoint, and while the second is written.
     for place, step in (("step", 3), ("save", 4)):
         run_killed(place, step, *command)
-    assert last_complete_checkpoint(broken) == str(broken / "checkpoint-2")
+    assert newest_intact_checkpoint(broken) == str(broken / "checkpoint-2")
     assert not (broken / "model.safetensors").exists()
     train.main(command)
     train.main([settings, *options, "--output_dir", str(whole)])
@@ -373,6 +375,56 @@ def test_a_run_killed_after_its_last_step_takes_no_other(tmp_path):
     for name, value in load_file(run / "model.safetensors").items():
         assert torch.equal(value, weights["."][name])
     assert any(not torch.equal(value, weights["."][name]) for name, value in weights["checkpoint-3"].items())
+
+
+def test_a_run_falls_back_from_a_damaged_checkpoint_to_the_same_result(tmp_path, caplog):
+    settings = str(write_settings(tmp_path, eval_strategy="no", eval_data={}, max_steps=4))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train.main([settings, "--output_dir", str(whole)])
+    for step in (2, 4):
+        shutil.copytree(whole / f"checkpoint-{step}", broken / f"checkpoint-{step}")
+    weights = broken / "checkpoint-4" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for name in ("checkpoint-4", "checkpoint-8"):
+        with pytest.raises(DamagedCheckpointError, match=name):
+            train.main([settings, "--output_dir", str(broken), "--resume_from_checkpoint", str(broken / name)])
+    train.main([settings, "--output_dir", str(broken)])
+    assert "checkpoint-4' is damaged: `model.safetensors` has" in caplog.text
+    assert history(broken) == history(whole)
+    assert same_weights(broken / "model.safetensors", whole / "model.safetensors")
+
+
+def test_a_run_of_weights_alone_is_not_begun_anew_in_silence(tmp_path):
+    options = {"eval_strategy": "no", "eval_data": {}, "max_steps": 2, "save_only_model": True}
+    settings = str(write_settings(tmp_path, **options))
+    train.main([settings])
+    (tmp_path / "run" / "all_results.json").unlink()
+    with pytest.raises(DamagedCheckpointError, match="no state of the optimizer, as with `save_only_model`"):
+        train.main([settings])
+
+
+@pytest.mark.parametrize("save_strategy", ["steps", "epoch"])
+def test_a_stream_without_a_usable_row_saves_no_model(tmp_path, save_strategy):
+    rows = [{**canonical_row(number), "mask_index": [7]} for number in range(3)]
+    bad = datasets.Dataset.from_list(rows, features=canonical_features())
+    bad.save_to_disk(tmp_path / "bad")
+    settings = write_settings(tmp_path, eval_strategy="no")
+    options = ["--train_data.0.name", str(tmp_path / "bad"), "--train_data.0.streaming", "true"]
+    options += ["--tokenizer", str(saved_words(tmp_path))]
+    with pytest.raises(ValueError, match="gave no row that can be used"):
+        train.main([str(settings), *options, "--save_strategy", save_strategy])
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_a_model_with_weights_that_are_not_finite_is_not_trained_on(tmp_path):
+    settings = str(write_settings(tmp_path, eval_strategy="no", eval_data={}, max_steps=1))
+    train.main([settings])
+    path = tmp_path / "run" / "model.safetensors"
+    weights = load_file(path)
+    weights["text_norm.bias"][0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights that are NaN or infinite.*`text_norm\.bias`"):
+        train.main([settings, "--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "next")])
 
 
 def test_frozen_encoders_stay_as_they_are(tmp_path):

@@ -1,0 +1,174 @@
+"""The checkpoints of a run: hashes of what was written, and the newest that is intact."""
+
+import hashlib
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS_FILE = "checksums.json"
+STATE_FILE = "trainer_state.json"
+
+# Written by FSDP and DeepSpeed in place of the files of one process.
+_SHARDED_FOLDERS = ("pytorch_model_fsdp_*", "global_step*")
+_SHARDED_OPTIMIZERS = ("optimizer.bin", "optimizer_*", "global_step*")
+
+
+class DamagedCheckpointError(ValueError):
+    """A run cannot go on from a checkpoint; the message names the checkpoint and the reason."""
+
+
+def write_checksums(checkpoint: str | Path) -> None:
+    """
+    Record the size and the SHA-256 hash of each file of a checkpoint that has been written to its end.
+
+    Args:
+        checkpoint (`str` or `Path`): The folder. It gets a file `checksums.json`.
+    """
+    checkpoint = Path(checkpoint)
+    records = {
+        path.relative_to(checkpoint).as_posix(): {"size": path.stat().st_size, "sha256": _hash(path)}
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != CHECKSUMS_FILE
+    }
+    # Renamed when it is complete, so that a run killed here leaves no half of it.
+    partial = checkpoint / f"{CHECKSUMS_FILE}.partial"
+    partial.write_text(json.dumps(records, indent=2), encoding="utf-8")
+    partial.replace(checkpoint / CHECKSUMS_FILE)
+
+
+def check_files(checkpoint: str | Path) -> None:
+    """
+    Check that the files of a checkpoint are as they were written.
+
+    A checkpoint without `checksums.json` is of an earlier release or of another program: its weights, archives and
+    state are checked as far as their formats allow.
+
+    Raises:
+        DamagedCheckpointError: if the folder or a file is missing, or a file has changed.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_dir():
+        raise DamagedCheckpointError(f"There is no checkpoint {str(checkpoint)!r}: it is not a folder.")
+    damage = _changed_file(checkpoint) if (checkpoint / CHECKSUMS_FILE).is_file() else _broken_file(checkpoint)
+    if damage is not None:
+        raise DamagedCheckpointError(f"The checkpoint {str(checkpoint)!r} is damaged: {damage}.")
+
+
+def check_resumable(checkpoint: str | Path) -> None:
+    """
+    Check that a run can go on from a checkpoint.
+
+    Raises:
+        DamagedCheckpointError: as [`check_files`], or if the checkpoint has no state of the optimizer or of the
+            schedule of learning rates.
+    """
+    check_files(checkpoint)
+    has_optimizer = _has(Path(checkpoint), "optimizer.pt")
+    if has_optimizer and not _has(Path(checkpoint), "scheduler.pt"):
+        raise DamagedCheckpointError(f"The checkpoint {str(checkpoint)!r} is damaged: `scheduler.pt` is missing.")
+    if not has_optimizer and not any(_has(Path(checkpoint), pattern) for pattern in _SHARDED_OPTIMIZERS):
+        raise DamagedCheckpointError(
+            f"The checkpoint {str(checkpoint)!r} has no state of the optimizer, as with `save_only_model`. A run"
+            " cannot go on from it; train on its weights in a run of its own with `model_name_or_path`."
+        )
+
+
+def newest_intact_checkpoint(output_dir: str | Path) -> str | None:
+    """
+    The newest checkpoint of a run that the run can go on from. The log names those that are passed over.
+
+    Args:
+        output_dir (`str` or `Path`):
+            Output folder of a run; it need not exist.
+
+    Returns:
+        `str`, *optional*: Path of the checkpoint. `None` if there is none, or if the run was killed while it wrote its
+        first one.
+
+    Raises:
+        DamagedCheckpointError: if there are finished checkpoints, and a run can go on from none of them.
+    """
+    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name[11:].isdigit()]
+    damaged = []
+    for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
+        if not (folder / CHECKSUMS_FILE).is_file() and _step(folder) is None:
+            logger.warning("The run was killed while it wrote %s, which is passed over", folder)
+            continue
+        try:
+            check_resumable(folder)
+        except DamagedCheckpointError as error:
+            logger.warning("Passed over: %s", error)
+            damaged.append(str(error))
+        else:
+            return str(folder)
+    if damaged:
+        raise DamagedCheckpointError(
+            f"No checkpoint in {str(output_dir)!r} can be gone on with. {' '.join(damaged)}"
+            " `--resume_from_checkpoint never` begins anew in this folder."
+        )
+    return None
+
+
+def _changed_file(checkpoint: Path) -> str | None:
+    try:
+        records = json.loads((checkpoint / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+        expected = {name: (record["size"], record["sha256"]) for name, record in records.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"`{CHECKSUMS_FILE}` cannot be read"
+    for name, (size, digest) in expected.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"`{name}` is missing"
+        if path.stat().st_size != size:
+            return f"`{name}` has {path.stat().st_size} bytes, but {size} were written"
+        if _hash(path) != digest:
+            return f"`{name}` is not what was written, by its hash"
+    return None
+
+
+def _broken_file(checkpoint: Path) -> str | None:
+    if _step(checkpoint) is None:
+        return f"`{STATE_FILE}` names no step"
+    if not any(_has(checkpoint, pattern) for pattern in ("*.safetensors", *_SHARDED_FOLDERS)):
+        return "`model.safetensors` is missing"
+    files = [path for pattern in ("*.safetensors", "*.pt", "*.pth") for path in sorted(checkpoint.glob(pattern))]
+    return next((f"`{path.name}` is cut off or damaged" for path in files if not _is_whole(path)), None)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file has the length that its header claims, and its archive the sums of its parts."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return True
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (SafetensorError, OSError, zipfile.BadZipFile):
+        return False
+
+
+def _step(checkpoint: Path) -> int | None:
+    """The step after which a checkpoint was written, where its state can be read."""
+    try:
+        step = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
+
+
+def _has(folder: Path, pattern: str) -> bool:
+    return any(folder.glob(pattern))
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
