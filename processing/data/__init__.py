@@ -1,1 +1,1 @@
-"""Canonical rows, one per image, and where they come from: hub datasets, REFER folders, saved rows."""
+"""Canonical rows, one per image, and their sources: Hub datasets, REFER folders and saved rows."""

@@ -1,4 +1,4 @@
-"""Load rows that are canonical already: check them, and choose the split and the images that are wanted."""
+"""Loads canonical rows: checks them and selects the split and the images."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,20 +23,20 @@ def load_canonical_rows(
     rows: "datasets.Dataset | datasets.IterableDataset", name: str, options: LoadOptions
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """
-    Canonical rows of the split that `options` ask for, as their column `split` tells, without bad rows.
+    Selects the canonical rows whose column `split` is the split in `options`, without bad rows.
 
     Args:
         rows (`datasets.Dataset` or `datasets.IterableDataset`): Canonical rows.
-        name (`str`): For messages.
-        options (`LoadOptions`): What to keep.
+        name (`str`): Name of the dataset in messages.
+        options (`LoadOptions`): The split and the images to keep.
 
     Raises:
-        ValueError: if no row of the split is left; a stream, whose end is not known, gives no row then.
+        ValueError: If no row is left. A stream is empty instead.
     """
     bad_rows = options.bad_rows(f"{name} {options.split}")
     undecoded = rows.cast_column("image", datasets.Image(decode=False))
     if isinstance(undecoded, datasets.IterableDataset):
-        # Not `filter`: what it gives cannot be told any more whether to decode its images.
+        # Not `filter`, since the decoding of images can no longer be changed in its result.
         shards = shards_of(undecoded)
         columns = undecoded.column_names or ()
         features = undecoded.features or canonical_features("levels" in columns, "landmarks" in columns)
@@ -51,10 +51,10 @@ def load_canonical_rows(
     if not chosen:
         splits = sorted(set(map(str, undecoded["split"])))
         raise ValueError(
-            f"{name}: no row of the split {options.split!r} is left; the rows are of the splits {splits}, and"
-            f" {len(bad_rows.places)} are bad, as the log says"
+            f"{name}: no row of the split {options.split!r} is left; the rows have the splits {splits}, and"
+            f" {len(bad_rows.places)} rows are bad (see the log)"
         )
-    # Kept as they are where nothing is left out: a selection reads more slowly.
+    # `select` only if rows were dropped, since reading a selection is slower.
     kept = undecoded if len(chosen) == len(undecoded) else undecoded.select(chosen)
     return kept.cast_column("image", datasets.Image())
 

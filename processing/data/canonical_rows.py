@@ -1,17 +1,17 @@
-"""The one row that every dataset of this project is brought to: an image with all its expressions and masks.
+"""The row format of this project, to which every dataset is converted: an image with all its expressions and masks.
 
 | column | type | meaning |
 | --- | --- | --- |
-| `image` | image | decoded when the row is read, never before |
+| `image` | image | decoded only when the row is read |
 | `image_id` | string | for COCO images the COCO id without leading zeros |
 | `dataset` | string | for example `refcoco_unc` |
 | `split` | string | `train`, `val`, `test`, `testA`, `testB` |
-| `expressions` | list of strings | every sentence of the image |
-| `masks` | list of `{"size": [height, width], "counts": string}` | one a referent; area 0: nothing is meant |
-| `mask_index` | list of integers | for each expression its entry in `masks` |
-| `ref_ids` | list of strings | one a mask |
-| `levels` | list of strings | one an expression, only where the source grades its expressions |
-| `landmarks` | list of masks | one an expression: the other objects that it names, only where the source knows them |
+| `expressions` | list of strings | all expressions for the image |
+| `masks` | list of `{"size": [height, width], "counts": string}` | one per referent; empty if there is no target |
+| `mask_index` | list of integers | for each expression, the index of its mask in `masks` |
+| `ref_ids` | list of strings | one per mask |
+| `levels` | list of strings | optional, one per expression: its level of difficulty |
+| `landmarks` | list of masks | optional, one per expression: the other objects that it names |
 """
 
 import itertools
@@ -34,19 +34,19 @@ logger = logging.getLogger(__name__)
 
 CANONICAL_COLUMNS = ("image", "image_id", "dataset", "split", "expressions", "masks", "mask_index", "ref_ids")
 
-# What data of a wrong form raises when it is read. Other errors are not the data's fault.
+# Errors that malformed data can raise when it is read. All other errors are bugs in the code.
 DATA_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
-# Orientations of EXIF that `datasets` undoes by turning the image on its side.
+# EXIF orientations for which `datasets` swaps height and width.
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
 _NAMED_BAD_ROWS = 20
-# The last bytes of a whole file, and how far from the end they may stand.
+# The last bytes of a complete file, and how far from the end they may be.
 _END_OF_FILE = {"JPEG": (b"\xff\xd9", 64), "PNG": (b"IEND", 12)}
 
 
 def canonical_features(with_levels: bool = False, with_landmarks: bool = False) -> datasets.Features:
-    """Features of the canonical row."""
+    """Returns the features of the canonical row."""
     text, integer = datasets.Value("string"), datasets.Value("int32")
     mask = {"size": [integer], "counts": text}
     features = {
@@ -68,7 +68,7 @@ def canonical_features(with_levels: bool = False, with_landmarks: bool = False) 
 
 @dataclass(frozen=True)
 class Referent:
-    """What one or several expressions of an image mean: a mask, empty where nothing in the image is meant."""
+    """The referent of one or several expressions: its mask is empty if the referent is not in the image."""
 
     ref_id: str
     expressions: list[str]
@@ -80,10 +80,10 @@ class Referent:
 @dataclass(frozen=True)
 class ParsedRow:
     """
-    What an adapter reads in one row of its source: some or all referents of one image, and what was wrong.
+    One row of a source, read by an adapter: some or all referents of one image, and the problems in the row.
 
-    `photo` tells photos apart that have the same `image_id`; rows of one image have the same. `file_name` is that of
-    the image, where there is a folder of images.
+    `photo` is the same for all rows of one image, and different for different images with the same `image_id`.
+    `file_name` is the name of the image file, if images are in a folder.
     """
 
     image_id: str
@@ -94,17 +94,17 @@ class ParsedRow:
 
 
 class BadRowError(ValueError):
-    """A row that cannot be used; its message names the dataset, the row and the reason."""
+    """A row that cannot be used. The message names the dataset, the row and the reason."""
 
 
 @dataclass
 class BadRows:
     """
-    Deals with rows that cannot be used: fatal, or named in the log and counted, each once however often it is read.
+    Handles rows that cannot be used: raises an error, or logs and counts them, each only once.
 
     Args:
         dataset (`str`):
-            Name for the messages.
+            Name of the dataset in messages.
         policy (`str`):
             `"skip"` or `"raise"`.
     """
@@ -118,7 +118,7 @@ class BadRows:
             raise ValueError(f"`on_bad_row` must be 'skip' or 'raise', got {self.policy!r}")
 
     def report(self, place: int | str, reason: str) -> None:
-        """Raise a [`BadRowError`] or log it, as the policy says; a number as `place` is that of a row."""
+        """Raises a [`BadRowError`] or logs a warning, depending on the policy. `place` is a row index or a text."""
         place = f"row {place}" if isinstance(place, int) else place
         message = f"{self.dataset}, {place}: {reason}"
         if self.policy == "raise":
@@ -129,27 +129,27 @@ class BadRows:
         if len(self.places) <= _NAMED_BAD_ROWS:
             logger.warning("Bad row skipped: %s", message)
         elif len(self.places) == _NAMED_BAD_ROWS + 1:
-            logger.warning("%s: further bad rows are counted, not named", self.dataset)
+            logger.warning("%s: more bad rows are only counted", self.dataset)
 
     def summarize(self) -> None:
-        """Log the count at the end of a dataset, or of a shard of a stream."""
+        """Logs the number of bad rows at the end of a dataset or of a shard of a stream."""
         if self.places:
             logger.warning("%s: %d bad rows or referents skipped so far", self.dataset, len(self.places))
 
 
 def collect_referents(items: Iterable[Any], build: Callable[[Any], Referent]) -> tuple[list[Referent], list[str]]:
-    """Build a referent of each item; what fails becomes a problem with its position instead of an exception."""
+    """Builds a referent from each item. An error becomes a problem with the position of the item."""
     referents, problems = [], []
     for position, item in enumerate(items):
         try:
             referents.append(build(item))
-        except DATA_ERRORS as error:  # noqa: PERF203 - one bad referent spares the rest
+        except DATA_ERRORS as error:  # noqa: PERF203 - a bad referent must not affect the others
             problems.append(f"referent {position}: {reason_of(error)}")
     return referents, problems
 
 
 def reason_of(error: BaseException) -> str:
-    """What was wrong with the data that raised an error, in words."""
+    """Describes what is wrong with the data that raised an error."""
     if isinstance(error, KeyError):
         return f"missing {error}"
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -157,25 +157,25 @@ def reason_of(error: BaseException) -> str:
 
 def clean_expressions(expressions: Iterable[str | None]) -> list[str]:
     """
-    Strip expressions and drop empty ones.
+    Strips expressions and drops empty ones.
 
     Raises:
-        ValueError: if none is left.
+        ValueError: If an expression is not a string, or if none is left.
     """
     if isinstance(expressions, str):
-        raise ValueError(f"a list of expressions is needed, got the string {expressions!r}")
+        raise ValueError(f"expected a list of expressions, got the string {expressions!r}")
     texts = ["" if expression is None else expression for expression in expressions]
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError(f"an expression must be text, got {text!r}")
+            raise ValueError(f"an expression must be a string, got {text!r}")
     cleaned = [text for text in (" ".join(text.split()) for text in texts) if text]
     if not cleaned:
-        raise ValueError("no expression")
+        raise ValueError("there is no expression")
     return cleaned
 
 
 def sentence_texts(sentences: Iterable[Mapping[str, Any]], sentence_field: str) -> list[str]:
-    """Texts of REFER sentences: the wanted field (`sent`, cleaned, or `raw`), or the other where it is empty."""
+    """Returns the texts of REFER sentences: from `sentence_field` (`sent` or `raw`), or from the other if empty."""
     other = "raw" if sentence_field == "sent" else "sent"
     return clean_expressions(sentence.get(sentence_field) or sentence.get(other) for sentence in sentences)
 
@@ -188,7 +188,7 @@ def annotation_columns(
     with_levels: bool = False,
     with_landmarks: bool = False,
 ) -> dict[str, Any]:
-    """All columns of the canonical row but the image; with landmarks only if all referents have theirs."""
+    """Returns all columns of the canonical row except the image."""
     row: dict[str, Any] = {
         "image_id": image_id,
         "dataset": dataset,
@@ -209,9 +209,9 @@ def annotation_columns(
 
 def group_by_image(rows: Iterable[tuple[int, ParsedRow]]) -> list[tuple[int, str, list[Referent]]]:
     """
-    Group rows by image, in order of first appearance: (index of the first row, image id, all referents).
+    Groups rows by image, in order of first appearance: (index of the first row, image id, all referents).
 
-    Different photos with the same id stay apart, and a warning names them.
+    Different images with the same id are not grouped, and a warning names their ids.
     """
     images: dict[tuple[str, str], tuple[int, list[Referent]]] = {}
     for index, row in rows:
@@ -221,12 +221,12 @@ def group_by_image(rows: Iterable[tuple[int, ParsedRow]]) -> list[tuple[int, str
     counts = Counter(image_id for _, image_id, _ in grouped)
     shared = [image_id for image_id, count in counts.items() if count > 1]
     if shared:
-        logger.warning("%d image ids stand for several photos, which are kept apart: %s", len(shared), shared[:5])
+        logger.warning("%d image ids are used for several images, which are not grouped: %s", len(shared), shared[:5])
     return grouped
 
 
 def group_consecutive(rows: Iterable[tuple[Any, ParsedRow]]) -> Iterator[tuple[Any, str, list[Referent]]]:
-    """Group consecutive rows of the same image, as a stream: (image of the first row, image id, referents)."""
+    """Groups consecutive rows of the same image in a stream: (image of the first row, image id, referents)."""
     usable = (item for item in rows if item[1].referents)
     for (image_id, _), group in itertools.groupby(usable, key=lambda item: (item[1].image_id, item[1].photo)):
         members = list(group)
@@ -235,35 +235,34 @@ def group_consecutive(rows: Iterable[tuple[Any, ParsedRow]]) -> Iterator[tuple[A
 
 def common_size(masks: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """
-    `(height, width)` of the masks of one image.
+    Returns the `(height, width)` of the masks of one image.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: If the sizes differ.
     """
     sizes = {tuple(mask["size"]) for mask in masks}
     if len(sizes) > 1:
-        raise ValueError(f"masks of different sizes (height, width) in one image: {sorted(sizes)}")
+        raise ValueError(f"the masks of one image have different sizes (height, width): {sorted(sizes)}")
     return next(iter(sizes))
 
 
 def check_canonical_row(row: Mapping[str, Any]) -> None:
     """
-    Check the columns of a canonical row but its image.
+    Checks all columns of a canonical row except its image.
 
     Raises:
-        ValueError: if a value is of another kind than its column's, columns do not fit each other, or a mask is
-            damaged.
+        ValueError: If a value has the wrong type, if the lengths of columns do not match, or if a mask is damaged.
     """
     for column in ("image_id", "dataset", "split"):
         if not isinstance(row[column], str):
-            raise ValueError(f"`{column}` must be text, got {row[column]!r}")
+            raise ValueError(f"`{column}` must be a string, got {row[column]!r}")
     per_expression = [column for column in ("mask_index", "levels", "landmarks") if row.get(column) is not None]
     for column in ("expressions", "masks", "ref_ids", *per_expression):
         if not isinstance(row[column], Sequence) or isinstance(row[column], str | bytes):
             raise ValueError(f"`{column}` must be a list, got {row[column]!r}")
     expressions, masks = row["expressions"], row["masks"]
     if len(clean_expressions(expressions)) != len(expressions):
-        raise ValueError("an expression without text")
+        raise ValueError("an expression is empty")
     for column in per_expression:
         if len(row[column]) != len(expressions):
             raise ValueError(f"{len(expressions)} expressions but {len(row[column])} entries in `{column}`")
@@ -271,7 +270,7 @@ def check_canonical_row(row: Mapping[str, Any]) -> None:
         raise ValueError(f"{len(masks)} masks but {len(row['ref_ids'])} entries in `ref_ids`")
     for index in row["mask_index"]:
         if not isinstance(index, int | np.integer) or not 0 <= index < len(masks):
-            raise ValueError(f"`mask_index` points to the mask {index!r} of {len(masks)}")
+            raise ValueError(f"`mask_index` contains {index!r}, but there are {len(masks)} masks")
     landmarks = row.get("landmarks") or []
     for mask in (*masks, *landmarks):
         check_compressed(mask)
@@ -280,15 +279,15 @@ def check_canonical_row(row: Mapping[str, Any]) -> None:
 
 def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
     """
-    `(height, width)` of an undecoded image cell, from the header of the file alone.
+    Reads the `(height, width)` of an undecoded image cell from the header of the file.
 
-    `datasets` turns an image as its EXIF orientation says, and so does this size.
+    The size is that of the upright image, since `datasets` applies the EXIF orientation.
 
     Raises:
-        ValueError: if the cell is empty or its header cannot be read.
+        ValueError: If the cell is empty, or if the header cannot be read.
     """
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        raise ValueError("no image")
+        raise ValueError("the image is missing")
     try:
         with open_image_cell(cell) as file, Image.open(file) as image:
             width, height = image.size
@@ -331,10 +330,11 @@ def check_image(cell: Mapping[str, Any], masks: Iterable[Mapping[str, Any]]) -> 
 
 def excluded_images(image_ids: Collection[str | int]) -> frozenset[str]:
     """
-    Ids of images to leave out, also as [`photo_id`] writes them: `000000000009` and `9` are the same photo.
+    Returns the ids of images to exclude, also in the format of [`photo_id`]: `000000000009` and `9` mean the same
+    image.
 
     Raises:
-        TypeError: for one string, which would be taken for a collection of characters.
+        TypeError: If `image_ids` is a single string.
     """
     if isinstance(image_ids, str | bytes):
         raise TypeError(f"`exclude_image_ids` must be a collection of ids, got the string {image_ids!r}")
@@ -349,13 +349,13 @@ def is_excluded(image_id: str, excluded: Collection[str]) -> bool:
 
 def coco_image_id(name: str | int) -> str:
     """
-    COCO image id without leading zeros, from an id or from a file name.
+    Returns the COCO image id without leading zeros, from an id or from a file name.
 
-    The file names in published `refs(...).p` carry a running number behind the id
-    (`COCO_train2014_000000581857_16.jpg`), so the id is the part of twelve digits.
+    The file names in the published `refs(...).p` have a running number after the id
+    (`COCO_train2014_000000581857_16.jpg`), so the id is the part with twelve digits.
 
     Raises:
-        ValueError: if the name holds no COCO id.
+        ValueError: If the name does not contain a COCO id.
     """
     if isinstance(name, int):
         return str(name)
@@ -365,11 +365,11 @@ def coco_image_id(name: str | int) -> str:
     for part in stem.split("_"):
         if len(part) == 12 and part.isdigit():
             return str(int(part))
-    raise ValueError(f"no COCO image id in the file name {name!r}")
+    raise ValueError(f"there is no COCO image id in the file name {name!r}")
 
 
 def photo_id(name: str) -> str:
-    """The COCO image id in a name, or the name itself where it holds none."""
+    """Returns the COCO image id in a name, or the name itself if it contains none."""
     try:
         return coco_image_id(name)
     except ValueError:
@@ -378,24 +378,24 @@ def photo_id(name: str) -> str:
 
 def find_image(folder: Path, file_name: str, image_id: str | None = None) -> Path:
     """
-    Path of an image in a folder of COCO images, whatever their edition.
+    Finds an image in a folder of COCO images of 2014 or 2017.
 
-    The same photos are published as `train2014/COCO_train2014_<id>.jpg` and as `train2017/<id>.jpg`; the folder may be
-    the one that holds the files or its parent.
+    The same photos are published as `train2014/COCO_train2014_<id>.jpg` and as `train2017/<id>.jpg`. The folder can be
+    the one with the files or its parent.
 
-    Links in the folder are followed, since whoever owns the folder made them; a file name, which anybody may have
-    written, cannot lead out of it.
+    Links in the folder are followed, since the owner of the folder created them. A file name in the data must not lead
+    out of the folder.
 
     Raises:
-        ValueError: if none of the usual names exists there, or the file name leads out of the folder.
+        ValueError: If there is no file with one of the usual names, or if the file name leads out of the folder.
     """
     if not isinstance(file_name, str):
-        raise ValueError(f"the file name of an image must be text, got {file_name!r}")
+        raise ValueError(f"the file name of an image must be a string, got {file_name!r}")
     parts = PurePosixPath(file_name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or Path(file_name).is_absolute() or "\0" in file_name:
-        raise ValueError(f"the file name {file_name!r} leads out of the folder of images")
+        raise ValueError(f"the file name {file_name!r} leads out of the image folder")
     names = [file_name]
-    # Other images may have the number of a photo of COCO, and are not that photo.
+    # An image that is not from COCO can have the id of a COCO image.
     if image_id is not None and image_id.isdigit() and photo_id(file_name) == photo_id(image_id):
         names += [f"{prefix}{int(image_id):012d}.jpg" for prefix in ("COCO_train2014_", "COCO_val2014_", "")]
     for name in dict.fromkeys(names):

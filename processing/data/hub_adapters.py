@@ -1,8 +1,8 @@
-"""Adapters for the referring datasets of the Hugging Face hub, and the one table of what is known of each.
+"""Adapters for the referring datasets on the Hugging Face Hub, and a table of these datasets.
 
-An adapter turns one row of its source into the referents of one image. It is chosen by the dataset's name or
-recognised by its columns. No adapter decodes an image: a size that the columns do not give is read in the file's
-header.
+An adapter converts one row of its source to the referents of one image. It is chosen by the name of the dataset or by
+its columns. No adapter decodes an image: if the columns do not contain its size, the size is read from the header of
+the file.
 """
 
 import json
@@ -26,7 +26,7 @@ from .masks import RunLengthMask, empty_rle, mask_area, to_rle
 
 @dataclass(frozen=True)
 class Partition:
-    """One of the published partitions of a dataset's validation split, by its counts of references and of images."""
+    """One of several published partitions of a validation split, with its numbers of references and images."""
 
     name: str
     references: int
@@ -36,16 +36,16 @@ class Partition:
 @dataclass(frozen=True)
 class HubDataset:
     """
-    What is known of a dataset on the hub.
+    Description of a dataset on the Hub.
 
     Args:
-        identifier (`str`): The id on the hub.
+        identifier (`str`): The Hub id.
         adapter (`str`): Name of its adapter.
-        dataset (`str`): Name for the `dataset` column; empty where the split's name says it.
-        splits (`dict[str, str]`): Usual name of each split -> its name on the hub.
-        images (`str`): `"inside"`, or `"by path"` in a folder of COCO images that the user gives.
-        verified (`str`): What was checked, and against what.
-        mixed_splits (`dict[str, tuple[Partition, ...]]`): Splits in which several partitions are mixed.
+        dataset (`str`): Value of the `dataset` column; empty if it is part of the name of the split.
+        splits (`dict[str, str]`): Usual name of each split -> its name on the Hub.
+        images (`str`): `"inside"`, or `"by path"` in a folder of COCO images that the user provides.
+        verified (`str`): What was checked, and against which source.
+        mixed_splits (`dict[str, tuple[Partition, ...]]`): Splits that mix several partitions.
     """
 
     identifier: str
@@ -63,8 +63,8 @@ _CARD = (
 )
 _UNC_SPLITS = {"val": "val", "testA": "testA", "testB": "testB"}
 _JXU_SPLITS = {"train": "train", "val": "validation", "testA": "test", "testB": "testB"}
-# References and images of each partition as listed by TensorFlow Datasets (ref_coco); the counts of references agree
-# with the cards of lmms-lab, those of images with the rows of jxu124/refcoco-benchmark, which are one an image.
+# Numbers of references and images per partition as listed by TensorFlow Datasets (ref_coco). The numbers of references
+# agree with the cards of lmms-lab, those of images with the rows of jxu124/refcoco-benchmark (one per image).
 _REFCOCO_VAL = (Partition("unc", 3811, 1500), Partition("google", 5000, 4559))
 _REFCOCOG_VAL = (Partition("umd", 2573, 1300), Partition("google", 5000, 4650))
 
@@ -85,7 +85,7 @@ HUB_DATASETS: tuple[HubDataset, ...] = (
             for split in splits
         },
         "inside",
-        _CARD + "; row counts a split agree with the published image counts",
+        _CARD + "; row counts per split agree with the published image counts",
     ),
     HubDataset("jxu124/refcoco", "refcoco-by-path", "refcoco_unc", _JXU_SPLITS, "by path", _CARD),
     HubDataset("jxu124/refcocoplus", "refcoco-by-path", "refcoco+_unc", _JXU_SPLITS, "by path", _CARD),
@@ -103,7 +103,7 @@ HUB_DATASETS: tuple[HubDataset, ...] = (
         "refcoco_unc",
         {"val": "validation", "testA": "testA", "testB": "testB"},
         "inside",
-        _CARD + "; ten rows a split",
+        _CARD + "; ten rows per split",
     ),
     HubDataset(
         "lmms-lab/RefCOCO",
@@ -136,18 +136,18 @@ HUB_DATASETS: tuple[HubDataset, ...] = (
 
 
 def find_hub_dataset(identifier: str) -> HubDataset | None:
-    """Entry of the table for an id, whatever its case."""
+    """Returns the table entry of a Hub id, ignoring its case."""
     return next((entry for entry in HUB_DATASETS if entry.identifier.lower() == identifier.lower()), None)
 
 
 class Adapter(ABC):
     """
-    Reads the referents of one image in a row of a source.
+    Reads the referents of one image from a row of a source.
 
     Class attributes:
-        name (`str`): By which it can be chosen.
-        columns (`frozenset[str]`): Columns that the source must have; they also recognise it.
-        needs_image_bytes (`bool`): Whether the size of the image must be read in its header.
+        name (`str`): Name of the adapter.
+        columns (`frozenset[str]`): Columns by which a source is recognized.
+        needs_image_bytes (`bool`): Whether the size of the image must be read from its header.
     """
 
     name: ClassVar[str]
@@ -163,34 +163,34 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def identity_columns(self) -> tuple[str, ...]:
-        """The few columns that say which image a row is about."""
+        """The columns that identify the image of a row."""
 
     @abstractmethod
     def image_id(self, row: Mapping[str, Any]) -> str | None:
-        """Id of the row's image, from its identity columns; `None` where each row is an image of its own."""
+        """Returns the id of the image, from the identity columns, or `None` if each row is a separate image."""
 
     def photo(self, row: Mapping[str, Any]) -> str:
-        """What tells photos with the same id apart; empty where ids can be trusted, as those of COCO."""
+        """Returns a text that differs between images with the same id; empty if ids are unique, as in COCO."""
         del row
         return ""
 
     @abstractmethod
     def referents(self, row: Mapping[str, Any]) -> tuple[list[Referent], list[str]]:
         """
-        Referents in a row, and what could not be read with the reason. An empty `ref_id` means that there is none.
+        Returns the referents in a row, and the problems with those that cannot be read. `ref_id` can be empty.
 
         Raises:
-            ValueError, TypeError or KeyError: if nothing of the row can be used.
+            ValueError, TypeError or KeyError: If nothing in the row can be used.
         """
 
     def image_file_name(self, row: Mapping[str, Any]) -> str:
-        """File name of the row's image, for sources without images inside."""
-        raise ValueError(f"the adapter {self.name!r} finds no image by path in the columns {sorted(row)}")
+        """Returns the file name of the image, for sources without images."""
+        raise ValueError(f"the adapter {self.name!r} finds no path of an image in the columns {sorted(row)}")
 
 
 @dataclass(frozen=True)
 class RefcocoBenchmarkAdapter(Adapter):
-    """`jxu124/refcoco-benchmark`: a row an image, its references as a list of structs, polygons as lists of lists."""
+    """`jxu124/refcoco-benchmark`: one row per image, references as a list of structs, polygons as lists of lists."""
 
     sentence_field: str = "sent"
 
@@ -219,7 +219,7 @@ class RefcocoBenchmarkAdapter(Adapter):
 
 @dataclass(frozen=True)
 class RefcocoByPathAdapter(Adapter):
-    """`jxu124/refcoco`, `refcocoplus`, `refcocog`: a row a reference, annotation and image info as JSON strings."""
+    """`jxu124/refcoco`, `refcocoplus`, `refcocog`: one row per reference, annotation and image info as JSON."""
 
     sentence_field: str = "sent"
 
@@ -248,10 +248,10 @@ class RefcocoByPathAdapter(Adapter):
 @dataclass(frozen=True)
 class LmmsLabAdapter(Adapter):
     """
-    `lmms-lab/RefCOCO`, `RefCOCOplus`, `RefCOCOg`: a row a reference with one flat polygon.
+    `lmms-lab/RefCOCO`, `RefCOCOplus`, `RefCOCOg`: one row per reference, with one flat polygon.
 
-    Of a mask in several parts only one was kept there. A polygon that does not reach its box has lost parts;
-    [`lost_parts`] says which rows do.
+    These datasets contain only one part of each mask. If the polygon is smaller than its box, other parts are missing,
+    see [`lost_parts`].
     """
 
     name: ClassVar[str] = "lmms-lab"
@@ -267,7 +267,7 @@ class LmmsLabAdapter(Adapter):
 
     def referents(self, row: Mapping[str, Any]) -> tuple[list[Referent], list[str]]:
         if row.get("iscrowd"):
-            raise ValueError("a crowd, whose run lengths cannot be told from a polygon here")
+            raise ValueError("a crowd, whose run lengths look like a polygon in this dataset")
         height, width = image_size_from_header(row["image"])
         mask = _target_mask(row["segmentation"], height, width)
         expressions = clean_expressions(row["answer"])
@@ -278,7 +278,7 @@ class LmmsLabAdapter(Adapter):
 
 
 def lost_parts(segmentation: Sequence[float], bbox: Sequence[float], tolerance: float = 2.0) -> bool:
-    """Whether a flat polygon falls short of its box `[x, y, width, height]`, so that parts of the mask are missing."""
+    """Whether a flat polygon is smaller than its box `[x, y, width, height]`: then parts of the mask are missing."""
     if not segmentation or not bbox:
         return False
     across, down = segmentation[::2], segmentation[1::2]
@@ -291,19 +291,19 @@ def lost_parts(segmentation: Sequence[float], bbox: Sequence[float], tolerance: 
 
 def partition_rows(file_names: Sequence[str], partitions: Sequence[Partition], wanted: str) -> range:
     """
-    Rows of one partition in a split into which several were written one after the other.
+    Finds the rows of one partition in a split that contains several partitions one after the other.
 
-    Nothing in the columns of `lmms-lab/RefCOCO` and `RefCOCOg` says to which partition a row of `val` belongs. What
-    is known is how many references and images each has. The rows are taken apart only where every partition, in one
-    order and one order alone, has exactly its number of references and of distinct images.
+    The columns of `lmms-lab/RefCOCO` and `RefCOCOg` do not tell to which partition a row of `val` belongs, but the
+    numbers of references and images of each partition are known. The rows are split only if exactly one order of the
+    partitions gives each of them its number of references and of distinct images.
 
     Args:
-        file_names (`Sequence[str]`): The column of that name.
+        file_names (`Sequence[str]`): The column with this name.
         partitions (`Sequence[Partition]`): All partitions in the split.
-        wanted (`str`): Name of one of them.
+        wanted (`str`): Name of one of the partitions.
 
     Raises:
-        ValueError: if `wanted` is not one of them or the counts do not prove where it begins and ends.
+        ValueError: If `wanted` is unknown, or if the numbers do not determine which rows belong to it.
     """
     names = [partition.name for partition in partitions]
     if wanted not in names:
@@ -324,16 +324,15 @@ def partition_rows(file_names: Sequence[str], partitions: Sequence[Partition], w
             f"{partition.name}: {partition.references} rows of {partition.images} images" for partition in partitions
         )
         raise ValueError(
-            f"the {len(file_names)} rows cannot be taken apart into their partitions: their counts do not match "
-            f"({expected}). Use partition='mixed' to take all rows, or jxu124/refcoco-benchmark, whose splits are "
-            "separate"
+            f"cannot split the {len(file_names)} rows into their partitions, because the numbers do not match "
+            f"({expected}). Use partition='mixed' for all rows, or jxu124/refcoco-benchmark, whose splits are separate"
         )
     return proven[0]
 
 
 @dataclass(frozen=True)
 class RefcocoMAdapter(Adapter):
-    """`moondream/refcoco-m`: a row an image, its samples as a list of structs, masks as compressed RLE."""
+    """`moondream/refcoco-m`: one row per image, samples as a list of structs, masks as compressed RLE."""
 
     name: ClassVar[str] = "refcoco-m"
     columns: ClassVar[frozenset[str]] = frozenset({"samples", "image_id", "image", "file_name"})
@@ -357,20 +356,20 @@ class RefcocoMAdapter(Adapter):
 @dataclass(frozen=True, kw_only=True)
 class GenericAdapter(Adapter):
     """
-    Any dataset whose columns the user names: a row an image or a row an expression.
+    Any dataset with columns that the user specifies, with one row per image or per expression.
 
     Args:
-        image_column (`str`): The image.
-        expression_column (`str`): A string, or a list of strings that all mean the same mask, or with a list of
-            masks a list of strings or of lists of strings, one a mask.
-        mask_column (`str`): A mask in any form that [`~processing.data.masks.to_rle`] reads, or a list of such masks.
-        image_id_column, ref_id_column (`str`, *optional*): Ids. Without an image id each row is an image of its own;
-            without a reference id the row's number serves. Rows whose id is missing, or that show another photo than
-            the first with their id, stay apart.
-        several_masks (`bool`, *optional*, defaults to `False`): Whether the mask column holds a list of masks, one a
-            referent, rather than the parts of one.
-        missing_mask_means_no_target (`bool`, *optional*, defaults to `False`): Whether a missing or empty mask says
-            that nothing is meant. Otherwise it makes a bad row.
+        image_column (`str`): Column of the image.
+        expression_column (`str`): Column of a string or of a list of strings for the same mask; with several masks, of
+            a list with one string or list of strings per mask.
+        mask_column (`str`): Column of a mask in any format of [`~processing.data.masks.to_rle`], or of a list of
+        masks. image_id_column, ref_id_column (`str`, *optional*): Columns of ids. Without an image id, each row is a
+        separate
+            image, as are rows with the same id but different images. The reference id defaults to the row index.
+        several_masks (`bool`, *optional*, defaults to `False`): Whether the mask column contains a list of masks, one
+            per referent. Otherwise, a list contains the parts of one mask.
+        missing_mask_means_no_target (`bool`, *optional*, defaults to `False`): Whether a missing or empty mask means
+            that the referent is absent. Otherwise, the row is bad.
     """
 
     image_column: str
@@ -416,7 +415,7 @@ class GenericAdapter(Adapter):
             masks, expressions, ref_ids = [masks], [expressions], [ref_id]
         else:
             if isinstance(expressions, str) or masks is None or len(masks) != len(expressions):
-                raise ValueError("a list of masks needs a list of as many expressions")
+                raise ValueError("a list of masks needs a list of expressions of the same length")
             if isinstance(ref_id, Sequence) and not isinstance(ref_id, str):
                 ref_ids = ref_id
             else:
@@ -446,39 +445,39 @@ ADAPTERS: tuple[type[Adapter], ...] = (
 
 def adapter_by_name(name: str) -> type[Adapter]:
     """
-    Adapter class of a name.
+    Returns the adapter class with this name.
 
     Raises:
-        ValueError: if there is none, naming all.
+        ValueError: If there is none.
     """
     for adapter in ADAPTERS:
         if adapter.name == name:
             return adapter
     raise ValueError(
-        f"unknown adapter {name!r}: choose one of {[adapter.name for adapter in ADAPTERS]}, or name the columns with "
-        "`columns`"
+        f"unknown adapter {name!r}: choose one of {[adapter.name for adapter in ADAPTERS]}, or describe the columns "
+        "with `columns`"
     )
 
 
 def adapter_by_columns(columns: Collection[str]) -> type[Adapter]:
     """
-    Adapter class that recognises a set of columns.
+    Returns the adapter class for a set of columns.
 
     Raises:
-        ValueError: if none or several do.
+        ValueError: If no adapter or more than one matches.
     """
     matching = [adapter for adapter in ADAPTERS if adapter.columns <= set(columns)]
     if len(matching) != 1:
         raise ValueError(
-            f"the columns {sorted(columns)} are not those of a known referring dataset: name an `adapter`, or say "
-            "with `columns` which column holds the image, the expression and the mask"
+            f"the columns {sorted(columns)} are not those of a known referring dataset: pass an `adapter`, or name "
+            "the columns of the image, the expression and the mask in `columns`"
         )
     return matching[0]
 
 
 def _target_mask(segmentation: Any, height: int, width: int) -> RunLengthMask:
-    # These datasets have no expression without a target, so a mask without a pixel is damage and not a label.
+    # In these datasets every expression has a target, so an empty mask is an error.
     mask = to_rle(segmentation, height, width)
     if mask_area(mask) == 0:
-        raise ValueError("its mask covers no pixel")
+        raise ValueError("its mask is empty")
     return mask

@@ -1,4 +1,4 @@
-"""Turn the rows of a hub dataset into canonical rows, map-style or as a stream."""
+"""Converts the rows of a Hub dataset to canonical rows, map-style or as a stream."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ from .canonical_rows import (
 from .hub_adapters import Adapter
 
 
-# Part of the key under which `datasets` caches parsed rows: raised when an adapter reads a row differently.
+# Part of the cache key of parsed rows in `datasets`. Increase it when an adapter reads rows in another way.
 _PARSER_VERSION = 3
 _STREAM_BATCH = 16
 
@@ -34,14 +34,14 @@ _STREAM_BATCH = 16
 @dataclass(frozen=True)
 class RowSource:
     """
-    All that is needed to read the rows of a hub dataset or a Parquet folder.
+    Settings for reading the rows of a Hub dataset or a Parquet folder.
 
     Args:
-        adapter (`Adapter`): Reads a row.
-        dataset, split (`str`): For the columns of these names.
-        image_folder (`Path`, *optional*): Where the images are, if they are not in the rows.
+        adapter (`Adapter`): Adapter that reads a row.
+        dataset, split (`str`): Values of the columns with these names.
+        image_folder (`Path`, *optional*): Folder of the images, if they are not in the rows.
         exclude_image_ids (`frozenset[str]`): Images to leave out.
-        check_images (`bool`): Whether each image must be whole and of the size of its masks.
+        check_images (`bool`): Whether each image must be complete and have the size of its masks.
     """
 
     adapter: Adapter
@@ -53,17 +53,17 @@ class RowSource:
 
     @property
     def label(self) -> str:
-        """Name for messages."""
+        """Name of the source in messages."""
         return f"{self.dataset} {self.split}"
 
 
 def _parse(row: Mapping[str, Any], place: str, source: RowSource) -> ParsedRow | None:
-    """Read a row; what goes wrong becomes a problem in the result. `None` for an image that is left out."""
+    """Reads a row. Errors become problems in the result. Returns `None` for an excluded image."""
     try:
         own_id = source.adapter.image_id(row)
         if own_id and is_excluded(own_id, source.exclude_image_ids):
             return None
-        # The number of a row is no id of a photo, and must not look like one.
+        # The index of a row must not look like the id of an image.
         image_id = own_id or f"row {place}"
         referents, problems = source.adapter.referents(row)
         referents = [
@@ -83,11 +83,11 @@ def _parse(row: Mapping[str, Any], place: str, source: RowSource) -> ParsedRow |
 def _image_cell(
     cell: Mapping[str, Any] | None, file_name: str, image_id: str, referents: Iterable[Referent], source: RowSource
 ) -> dict[str, Any]:
-    """The image as `datasets` stores it, undecoded; raises ValueError where it is missing or, if asked, unfit."""
+    """Returns the undecoded image in the format of `datasets`. Raises a `ValueError` if it is missing or unusable."""
     if source.image_folder is not None:
         cell = {"bytes": None, "path": str(find_image(source.image_folder, file_name, image_id))}
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        raise ValueError("no image")
+        raise ValueError("the image is missing")
     if source.check_images:
         check_image(cell, [referent.mask for referent in referents])
     return {"bytes": cell.get("bytes"), "path": cell.get("path")}
@@ -96,7 +96,7 @@ def _image_cell(
 def _parse_batch(
     batch: dict[str, list[Any]], indices: list[int], source: RowSource, version: int
 ) -> dict[str, list[Any]]:
-    del version  # only a part of the cache key
+    del version  # only part of the cache key
     rows = list(_rows_of(batch))
     parsed_rows = [
         _parse(row, str(index), source) or ParsedRow("", []) for index, row in zip(indices, rows, strict=True)
@@ -134,18 +134,18 @@ def _parsed_features() -> datasets.Features:
 
 def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_proc: int | None) -> datasets.Dataset:
     """
-    Canonical rows of a map-style source, grouped by image in order of first appearance.
+    Converts a map-style source to canonical rows, grouped by image in order of first appearance.
 
     Raises:
-        BadRowError: at the first bad row, if `on_bad_row` is `"raise"`.
-        ValueError: if no row is left.
+        BadRowError: At the first bad row, if `on_bad_row` is `"raise"`.
+        ValueError: If no row is left.
     """
     image_column = source.adapter.image_column
     has_images = source.image_folder is None
     needed = rows
     if has_images and not source.adapter.needs_image_bytes:
         needed = rows.remove_columns([image_column])
-    # Cached by `datasets`, so nothing in here may depend on files beside the rows.
+    # `datasets` caches the result, so it must not depend on any other files.
     parsed = needed.map(
         _parse_batch,
         batched=True,
@@ -176,18 +176,18 @@ def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_pr
         annotations.append(columns)
     bad_rows.summarize()
     if not annotations:
-        raise ValueError(f"{source.label}: no row is left")
+        raise ValueError(f"{source.label}: no row is left after bad rows and excluded images are dropped")
     features = canonical_features()
     if not has_images:
         return datasets.Dataset.from_list(annotations, features=features)
-    pictures = rows.select_columns([image_column])
+    image_rows = rows.select_columns([image_column])
     if image_column != "image":
-        pictures = pictures.rename_column(image_column, "image")
-    if first_rows != list(range(len(pictures))):
-        pictures = pictures.select(first_rows)
+        image_rows = image_rows.rename_column(image_column, "image")
+    if first_rows != list(range(len(image_rows))):
+        image_rows = image_rows.select(first_rows)
     without_image = datasets.Features({name: kind for name, kind in features.items() if name != "image"})
     table = datasets.Dataset.from_list(annotations, features=without_image)
-    joined = datasets.concatenate_datasets([pictures, table], axis=1)
+    joined = datasets.concatenate_datasets([image_rows, table], axis=1)
     return joined.cast_column("image", datasets.Image()).select_columns(list(features))
 
 
@@ -202,7 +202,7 @@ def _parsed_rows(parsed: datasets.Dataset, bad_rows: BadRows) -> Iterator[tuple[
 
 
 def shards_of(rows: "datasets.Dataset | datasets.IterableDataset") -> list[Any]:
-    """The shards of a stream, each a stream of its own, in order; map-style rows are one shard."""
+    """Returns the shards of a stream in order, each as a stream. Map-style rows are one shard."""
     if isinstance(rows, datasets.Dataset):
         return [rows]
     count = rows.num_shards
@@ -210,13 +210,13 @@ def shards_of(rows: "datasets.Dataset | datasets.IterableDataset") -> list[Any]:
 
 
 def rows_of_shard(shard: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
-    """Rows of a shard, also in a worker of a data loader, where `iter(shard)` would hand it out a second time."""
+    """Yields the rows of a shard. In a worker of a data loader, `iter(shard)` would split the shard again."""
     for batch in shard.iter(batch_size=_STREAM_BATCH):
         yield from _rows_of(batch)
 
 
 def shard_column(shard: "datasets.Dataset | datasets.IterableDataset", column: str) -> Iterator[Any]:
-    """Values of one column of a shard."""
+    """Yields the values of one column of a shard."""
     for row in shard.select_columns([column]):
         yield row[column]
 
@@ -225,13 +225,13 @@ def stream_rows(
     rows: datasets.IterableDataset, source: RowSource, on_bad_row: str, kept: list[range] | None = None
 ) -> datasets.IterableDataset:
     """
-    Canonical rows of a stream; consecutive rows of one image are grouped within a shard.
+    Converts a stream to canonical rows. Consecutive rows of one image in the same shard are grouped.
 
     Args:
         rows (`datasets.IterableDataset`): The source.
-        source (`RowSource`): How to read it.
+        source (`RowSource`): Settings for reading it.
         on_bad_row (`str`): `"skip"` or `"raise"`.
-        kept (`list[range]`, *optional*): Rows to keep of each shard.
+        kept (`list[range]`, *optional*): Rows to keep in each shard.
     """
     shards = shards_of(rows)
     return datasets.IterableDataset.from_generator(
@@ -245,7 +245,7 @@ def _stream_shards(
     shards: Iterable[tuple[int, datasets.IterableDataset, range | None]], source: RowSource, bad_rows: BadRows
 ) -> Iterator[dict[str, Any]]:
     for number, shard, kept in shards:
-        # Shard by shard: which shards a worker reads one after the other must not decide over the rows.
+        # Rows are grouped within a shard, so that the result does not depend on which worker reads which shards.
         for cell, image_id, referents in group_consecutive(_read_shard(number, shard, kept, source, bad_rows)):
             yield {"image": cell, **annotation_columns(referents, image_id, source.dataset, source.split)}
     bad_rows.summarize()

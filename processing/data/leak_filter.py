@@ -1,8 +1,9 @@
-"""Keep the images of every validation and test split out of the training data.
+"""Keeps the images of all validation and test splits out of the training data.
 
-RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO draw on the same photos of COCO train2014, each with its own splits: an image
-of one's test split is often in another's training split. Training on a mixture, or on COCO itself, therefore shows a
-model the images it is later evaluated on, unless every image that is held out anywhere is left out everywhere.
+RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO use the same photos of COCO train2014, but each has its own splits: an image
+in the test split of one is often in the training split of another. A model that is trained on a mixture of them, or on
+COCO itself, has therefore seen images that it is later evaluated on, unless every image that is held out in any of the
+datasets is left out of all of them.
 """
 
 import logging
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_evaluation_split(split: str) -> bool:
-    """Whether the name of a split is that of a validation or test split, alone or behind the name of its dataset."""
+    """Whether a split is a validation or test split. Its name can start with the name of the dataset."""
     return any(split == kind or split.rpartition("_")[2].startswith(kind) for kind in ("val", "test"))
 
 
@@ -35,25 +36,25 @@ def held_out_image_ids(
     **load_kwargs: Any,
 ) -> set[str]:
     """
-    COCO ids of all images in the validation and test splits of a dataset. No mask is made and no image read.
+    Returns the COCO ids of all images in the validation and test splits of a dataset. It reads no masks and images.
 
     Args:
         name_or_path (`str`, `Path`, `datasets.Dataset` or `datasets.IterableDataset`):
-            A REFER folder, an id on the hub, a folder of Parquet files, or canonical rows all of which are held out.
+            A REFER folder, a Hub id, a folder of Parquet files, or canonical rows that are all held out.
         split_by (`str`, *optional*):
-            For REFER folders: one file of references; all of them if left out.
+            For REFER folders: one file of references. Defaults to all of them.
         splits (`Iterable[str]`, *optional*):
-            Splits to hold out; all whose name begins with `val` or `test` if left out.
+            Splits to hold out. Defaults to all splits whose name begins with `val` or `test`.
         dataset_name (`str`, *optional*):
-            Of a local copy, its id on the hub.
+            For a local copy of a Hub dataset, its Hub id.
         load_kwargs:
             Passed to `datasets.load_dataset`.
 
     Returns:
-        `set[str]`: to be passed to `load_referring_dataset(..., exclude_image_ids=...)`.
+        `set[str]`: ids for `load_referring_dataset(..., exclude_image_ids=...)`.
 
     Raises:
-        ValueError: if the dataset has no split to hold out.
+        ValueError: If the dataset has no split to hold out.
     """
     wanted = None if splits is None else set(splits)
     if isinstance(name_or_path, datasets.Dataset | datasets.IterableDataset):
@@ -69,7 +70,7 @@ def held_out_image_ids(
         names = datasets.get_dataset_split_names(str(name_or_path), **cache, **load_kwargs)
         chosen = [name for name in names if _is_wanted(name, name, wanted)]
     if not chosen:
-        raise ValueError(f"{name_or_path} has no split to hold out: name them with `splits`")
+        raise ValueError(f"{name_or_path} has no validation or test split: pass the splits to hold out as `splits`")
     ids: set[str] = set()
     for split in chosen:
         rows = load_source_rows(name_or_path, split, **load_kwargs)
@@ -85,10 +86,10 @@ def held_out_image_ids(
 
 def held_out_by_all(sources: Iterable[Mapping[str, Any] | str | Path]) -> set[str]:
     """
-    Images held out by any of several datasets.
+    Returns the ids of the images that are held out in any of several datasets.
 
     Args:
-        sources: paths, ids or the arguments of [`held_out_image_ids`] as mappings with `name_or_path`.
+        sources: Paths, Hub ids, or arguments of [`held_out_image_ids`] as mappings with `name_or_path`.
     """
     ids: set[str] = set()
     for source in sources:
@@ -99,14 +100,15 @@ def held_out_by_all(sources: Iterable[Mapping[str, Any] | str | Path]) -> set[st
 
 def drop_images(rows: datasets.Dataset, image_ids: Collection[str]) -> datasets.Dataset:
     """
-    Canonical rows without those of the given images; no image is read.
+    Removes the rows of the given images from canonical rows, without reading any image.
 
     Raises:
-        TypeError: if `rows` is a stream: filter it where it is loaded, with `exclude_image_ids`, before images are
-            decoded.
+        TypeError: If `rows` is a stream. Pass `exclude_image_ids` to `load_referring_dataset` instead.
     """
     if not isinstance(rows, datasets.Dataset):
-        raise TypeError("a stream is filtered where it is loaded: load_referring_dataset(..., exclude_image_ids=...)")
+        raise TypeError(
+            "`drop_images` does not work on a stream: use load_referring_dataset(..., exclude_image_ids=...)"
+        )
     dropped = excluded_images(image_ids)
     kept = [
         index
@@ -121,14 +123,16 @@ def _is_wanted(usual: str, source: str, wanted: set[str] | None) -> bool:
 
 
 def _ids_of_refer_folder(folder: str | Path, split_by: str | None, wanted: set[str] | None) -> set[str]:
-    """A reference whose split cannot be read holds its image out, and one whose image cannot be read is no use."""
+    """Returns the held-out ids of a REFER folder. An image whose split cannot be read is held out as well."""
     found, ids = set(), set()
     for name in [split_by] if split_by is not None else reference_files(folder):
         for reference in load_references(folder, name)[0]:
             try:
                 image_id = str(reference_image_id(reference))
             except DATA_ERRORS as error:
-                logger.warning("%s: a reference without an image that can be held out: %s", folder, error)
+                logger.warning(
+                    "%s: cannot hold out the image of a reference, whose id is unreadable: %s", folder, error
+                )
                 continue
             try:
                 split = reference_split(reference)
@@ -139,5 +143,5 @@ def _ids_of_refer_folder(folder: str | Path, split_by: str | None, wanted: set[s
             if _is_wanted(split, split, wanted):
                 ids.add(image_id)
     if not ids:
-        raise ValueError(f"{folder} has the splits {sorted(found)}, none of them to hold out: name them with `splits`")
+        raise ValueError(f"{folder} has only the splits {sorted(found)}: pass the splits to hold out as `splits`")
     return ids

@@ -1,4 +1,4 @@
-"""What every source of a referring dataset is asked for alike."""
+"""Options that apply to every source of a referring dataset."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from .canonical_rows import BadRows
 @dataclass(frozen=True)
 class LoadOptions:
     """
-    Options of [`~processing.data.referring_datasets.load_referring_dataset`], where they are described.
+    Options that are described in [`~processing.data.referring_datasets.load_referring_dataset`].
 
     Raises:
-        ValueError: for an unknown `on_bad_row`.
+        ValueError: If `on_bad_row` is unknown.
     """
 
     split: str
@@ -25,10 +25,10 @@ class LoadOptions:
         self.bad_rows("")
 
     def bad_rows(self, name: str) -> BadRows:
-        """A report of the rows of a dataset that cannot be used, with the policy of these options."""
+        """Creates a report of bad rows with the policy of these options."""
         return BadRows(name, self.on_bad_row)
 
 
 def same_split(one: str, other: str) -> bool:
-    """Whether two names mean the same split; `val` and `validation` do."""
+    """Whether two names mean the same split, as `val` and `validation` do."""
     return {"validation": "val"}.get(one, one) == {"validation": "val"}.get(other, other)

@@ -1,4 +1,4 @@
-"""Load datasets as they are published, on the hub or in files: choose an adapter, and the rows that are asked for."""
+"""Loads published datasets, from the Hub or from files: chooses an adapter and selects the rows."""
 
 import itertools
 import logging
@@ -48,11 +48,11 @@ def load_published_dataset(
     **load_kwargs: Any,
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """
-    Canonical rows of a dataset on the hub, in files or in memory. Arguments and errors as in
+    Loads the canonical rows of a dataset on the Hub, in files or in memory. For arguments and errors, see
     [`~processing.data.referring_datasets.load_referring_dataset`].
     """
     if load_kwargs.pop("split_by", None) is not None:
-        raise ValueError(f"{name_or_path} is not a REFER folder, which alone has a use for `split_by`")
+        raise ValueError(f"`split_by` applies only to REFER folders, and {name_or_path} is none: omit it")
     if sentence_field not in ("sent", "raw"):
         raise ValueError(f"`sentence_field` must be 'sent' or 'raw', got {sentence_field!r}")
     entry = find_hub_dataset(options.dataset_name or str(name_or_path))
@@ -64,7 +64,7 @@ def load_published_dataset(
     chosen = None if is_canonical else _choose_adapter(adapter, columns, entry, column_names, sentence_field)
     partitions = () if chosen is None else _partitions(chosen, entry, usual_split)
     if partition is not None and not partitions:
-        raise ValueError(f"{name_or_path}: the split {options.split!r} is not mixed, leave `partition` out")
+        raise ValueError(f"{name_or_path}: the split {options.split!r} is not mixed, omit `partition`")
     if chosen is None:
         return load_canonical_rows(rows, name, options)
     missing = sorted(chosen.required_columns - set(column_names))
@@ -73,8 +73,8 @@ def load_published_dataset(
         raise ValueError(f"{name_or_path}: the adapter {chosen.name!r} needs the columns {missing}, which are missing")
     if not has_images and image_folder is None:
         raise ValueError(
-            f"{name_or_path} has no images, only their paths: say with `image_folder` where the images of COCO "
-            "(train2014 or train2017) are"
+            f"{name_or_path} has no images, only their paths: pass the folder of the COCO images (train2014 or "
+            "train2017) as `image_folder`"
         )
     kept = None
     if partitions:
@@ -88,7 +88,7 @@ def load_published_dataset(
     folder = None if has_images or image_folder is None else Path(image_folder)
     source = RowSource(chosen, name, usual_split, folder, options.excluded, options.check_images)
     if isinstance(chosen, LmmsLabAdapter):
-        _warn_of_lost_parts(rows, source)
+        _warn_about_lost_parts(rows, source)
     if isinstance(rows, datasets.IterableDataset):
         return stream_rows(rows, source, options.on_bad_row, kept)
     return read_rows(rows if kept is None else rows.select(kept[0]), source, options.on_bad_row, num_proc)
@@ -101,7 +101,7 @@ def _column_names(rows: "datasets.Dataset | datasets.IterableDataset") -> list[s
 
 
 def _names(entry: HubDataset | None, name_or_path: Any, options: LoadOptions) -> tuple[str, str]:
-    """Name for the `dataset` column and usual name of the split."""
+    """Returns the value of the `dataset` column and the usual name of the split."""
     split = options.split
     name = Path(name_or_path).name if isinstance(name_or_path, str | Path) else "rows"
     if entry is not None:
@@ -132,8 +132,8 @@ def _choose_adapter(
         needed = {"image_column", "expression_column", "mask_column"}
         if set(options) - known or needed - set(options):
             raise ValueError(
-                f"`columns` must name image, expression and mask and may hold image_id, ref_id, several_masks and "
-                f"missing_mask_means_no_target, got {sorted(columns or {})}"
+                "`columns` must contain image, expression and mask, and optionally image_id, ref_id, several_masks "
+                f"and missing_mask_means_no_target, got {sorted(columns or {})}"
             )
         return GenericAdapter(**options)
     if adapter is not None:
@@ -148,7 +148,7 @@ def _choose_adapter(
 
 
 def _undecoded(feature: Any) -> Any:
-    """The same feature with every image in it left as bytes."""
+    """Returns the same feature without decoding of images."""
     if isinstance(feature, datasets.Image):
         return datasets.Image(decode=False)
     if isinstance(feature, list):
@@ -163,8 +163,8 @@ def _partitions(adapter: Adapter, entry: HubDataset | None, split: str) -> tuple
         return entry.mixed_splits.get(split, ())
     if isinstance(adapter, LmmsLabAdapter) and split in ("val", "validation"):
         raise ValueError(
-            "the columns are those of lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg, some of whose `val` mix two "
-            "partitions, and nothing in them says which of the three this is: pass its id on the hub as `dataset_name`"
+            "the columns are those of lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg. In some of them, `val` mixes two "
+            "partitions, and the columns do not tell which of the three this is: pass its Hub id as `dataset_name`"
         )
     return ()
 
@@ -172,15 +172,15 @@ def _partitions(adapter: Adapter, entry: HubDataset | None, split: str) -> tuple
 def _partition_ranges(
     rows: Any, partitions: tuple[Partition, ...], wanted: str | None, name_or_path: Any
 ) -> list[range] | None:
-    """Rows to keep of each shard; `None` for all."""
+    """Returns the rows to keep in each shard, or `None` for all."""
     names = [partition.name for partition in partitions]
     if wanted is None:
         raise ValueError(
-            f"{name_or_path} mixes the partitions {names} in this split, and results on the mixture compare with "
-            f"nothing: choose with `partition` one of {names}, or {_MIXED!r}"
+            f"{name_or_path} mixes the partitions {names} in this split, and scores on the mixture cannot be compared "
+            f"with published ones: set `partition` to one of {names}, or to {_MIXED!r} for all rows"
         )
     if wanted == _MIXED:
-        logger.warning("%s: the partitions %s are mixed in this split, as asked", name_or_path, names)
+        logger.warning("%s: this split mixes the partitions %s", name_or_path, names)
         return None
     file_names = [list(shard_column(shard, "file_name")) for shard in shards_of(rows)]
     taken = partition_rows([name for names in file_names for name in names], partitions, wanted)
@@ -191,9 +191,9 @@ def _partition_ranges(
     ]
 
 
-def _warn_of_lost_parts(rows: Any, source: RowSource) -> None:
+def _warn_about_lost_parts(rows: Any, source: RowSource) -> None:
     message = (
-        "%s: each mask is published as one flat polygon, so the other parts of masks in several parts are lost and "
+        "%s: each mask is published as one flat polygon. The other parts of masks with several parts are missing, so "
         "scores differ from those on the original annotations"
     )
     if isinstance(rows, datasets.IterableDataset) or "bbox" not in rows.column_names:
@@ -201,4 +201,4 @@ def _warn_of_lost_parts(rows: Any, source: RowSource) -> None:
         return
     polygons = rows.select_columns(["segmentation", "bbox"])
     lost = sum(lost_parts(row["segmentation"], row["bbox"]) for row in polygons)
-    logger.warning(message + " (%d of %d polygons fall short of their box)", source.label, lost, len(rows))
+    logger.warning(message + " (%d of %d polygons are smaller than their box)", source.label, lost, len(rows))

@@ -1,9 +1,9 @@
-"""Read a local folder in the format of the REFER API, as RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are published.
+"""Reads a local folder in the format of the REFER API, as RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO are published.
 
-Such a folder holds `instances.json` (COCO annotations) and one or several files of references: `refs(unc).p`,
+Such a folder contains `instances.json` (COCO annotations) and one or several files of references: `refs(unc).p`,
 `refs(umd).p`, `refs(google).p` (pickles; Yu et al. 2016, Mao et al. 2016), `grefs(unc).json` (gRefCOCO; Liu et al.
-2023, where `ann_id` is a list and `[-1]` means no target), or `refs(<name>).json` as `jmceln benchmark-data photos`
-writes it (as gRefCOCO, each sentence with a `level`). The photos are those of COCO train2014.
+2023, where `ann_id` is a list and `[-1]` means no target), or `refs(<name>).json` written by `jmceln benchmark-data
+photos` (as gRefCOCO, with a `level` per sentence). The photos are those of COCO train2014.
 """
 
 import functools
@@ -40,7 +40,7 @@ _REFERENCE_FILE = re.compile(r"^(g?refs)\((?P<split_by>[^)]+)\)\.(p|json)$")
 
 
 def reference_files(folder: str | Path) -> dict[str, Path]:
-    """Files of references in a folder by the name in their brackets; JSON where both forms are there."""
+    """Returns the files of references in a folder by the name in parentheses. JSON is preferred to pickles."""
     found: dict[str, Path] = {}
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix != ".p"):
         match = _REFERENCE_FILE.match(path.name)
@@ -50,35 +50,35 @@ def reference_files(folder: str | Path) -> dict[str, Path]:
 
 
 def is_refer_folder(folder: str | Path) -> bool:
-    """Whether a folder looks like one of the REFER API."""
+    """Whether a folder has the format of the REFER API."""
     folder = Path(folder)
     return folder.is_dir() and (folder / "instances.json").is_file() and bool(reference_files(folder))
 
 
 def load_references(folder: str | Path, split_by: str | None = None) -> tuple[list[Any], str]:
     """
-    Read the references of a folder, without annotations or images.
+    Reads the references of a folder, without annotations or images.
 
     Args:
         folder (`str` or `Path`):
             The folder.
         split_by (`str`, *optional*):
-            Name in the brackets of the file: `unc`, `umd`, `google`, `coco`. May be left out where there is only one.
+            Name in the parentheses of the file: `unc`, `umd`, `google`, `coco`. Optional if there is only one file.
 
     Returns:
-        `tuple[list, str]`: the references, to be read by [`parse_reference`], and the name in the brackets.
+        `tuple[list, str]`: the references, for [`parse_reference`], and the name in parentheses.
 
     Raises:
-        ValueError: if there is no such file, or several and none was named; if the file is not a list, cannot be read,
-            or is a pickle that is not plain data.
+        ValueError: If there is no such file, if there are several and `split_by` is missing, or if the file cannot be
+            read, is not a list, or is a pickle with anything but plain data.
     """
     files = reference_files(folder)
     if split_by is None:
         if len(files) != 1:
-            raise ValueError(f"{folder} has the reference files {sorted(files)}: say which one with `split_by`")
+            raise ValueError(f"{folder} has the reference files {sorted(files)}: choose one with `split_by`")
         split_by = next(iter(files))
     if split_by not in files:
-        raise ValueError(f"{folder} has no references split by {split_by!r}, only {sorted(files)}")
+        raise ValueError(f"{folder} has no references split by {split_by!r}: choose one of {sorted(files)}")
     path = files[split_by]
     references = _read_json(path) if path.suffix == ".json" else load_plain_pickle(path)
     if not isinstance(references, list):
@@ -96,15 +96,15 @@ def _read_json(path: Path) -> Any:
 @dataclass(frozen=True)
 class Reference:
     """
-    A reference whose fields are of the right kinds.
+    A reference whose fields have the right types.
 
     Args:
-        ref_id (`str`): Its id.
-        image_id (`int` or `str`): The image, as `instances.json` writes its id.
-        split (`str`): The split.
-        annotation_ids (`tuple[int, ...]`): The annotations that it means, none for no target.
-        sentences (`tuple[Mapping, ...]`): Its sentences, each with `sent` or `raw` and, where the source grades its
-            sentences, `level` and `landmark_ids`.
+        ref_id (`str`): Id of the reference.
+        image_id (`int` or `str`): Id of the image, as in `instances.json`.
+        split (`str`): Name of the split.
+        annotation_ids (`tuple[int, ...]`): Annotations of the referent; empty for no target.
+        sentences (`tuple[Mapping, ...]`): Sentences, each with `sent` or `raw` and optionally `level` and
+            `landmark_ids`.
     """
 
     ref_id: str
@@ -115,43 +115,43 @@ class Reference:
 
     @property
     def landmark_ids(self) -> Iterator[int]:
-        """The annotations that the sentences name beside those that they mean."""
+        """Annotations of the landmarks of all sentences."""
         for sentence in self.sentences:
             yield from sentence.get("landmark_ids", ())
 
 
 def reference_image_id(reference: Mapping[str, Any]) -> int | str:
     """
-    Id of the image that a reference is about.
+    Returns the id of the image of a reference.
 
     Raises:
-        DATA_ERRORS: if it is missing, or neither a number nor text.
+        DATA_ERRORS: If it is missing, or neither an integer nor a string.
     """
     image_id = reference["image_id"]
     if isinstance(image_id, bool) or not isinstance(image_id, int | str):
-        raise ValueError(f"`image_id` must be a number or text, got {image_id!r}")
+        raise ValueError(f"`image_id` must be an integer or a string, got {image_id!r}")
     return image_id
 
 
 def reference_split(reference: Mapping[str, Any]) -> str:
     """
-    Split of a reference.
+    Returns the split of a reference.
 
     Raises:
-        DATA_ERRORS: if it is missing or not text.
+        DATA_ERRORS: If it is missing or not a string.
     """
     split = reference["split"]
     if not isinstance(split, str):
-        raise ValueError(f"`split` must be text, got {split!r}")
+        raise ValueError(f"`split` must be a string, got {split!r}")
     return split
 
 
 def parse_reference(reference: Any) -> Reference:
     """
-    Check a reference as it stands in its file.
+    Checks and converts a reference from its file.
 
     Raises:
-        DATA_ERRORS: if a field is missing or of another kind.
+        DATA_ERRORS: If a field is missing or has the wrong type.
     """
     if not isinstance(reference, dict):
         raise ValueError(f"a reference must be a mapping, got {type(reference).__name__}")
@@ -173,15 +173,15 @@ def parse_reference(reference: Any) -> Reference:
 
 
 def _annotation_ids(field: str, ids: Iterable[Any]) -> tuple[int, ...]:
-    """Ids of annotations without the -1 that stands for none."""
+    """Checks ids of annotations and drops -1, which means no annotation."""
     ids = list(ids)
     if any(isinstance(identifier, bool) or not isinstance(identifier, int) for identifier in ids):
-        raise ValueError(f"`{field}` must be the numbers of annotations, got {ids!r:.60}")
+        raise ValueError(f"`{field}` must contain integer ids of annotations, got {ids!r:.60}")
     return tuple(identifier for identifier in ids if identifier != -1)
 
 
 class _Entries:
-    """Entries of a list in `instances.json` by their id."""
+    """The entries of a list in `instances.json`, by their id."""
 
     def __init__(self, kind: str, entries: Any):
         self.kind = kind
@@ -195,12 +195,12 @@ class _Entries:
                 self._ambiguous.add(identifier)
 
     def keep(self, identifiers: set[int]) -> None:
-        """Forget all others, so that the rest is quick to hand to other processes."""
+        """Drops all other entries, so that these are quick to pass to other processes."""
         self._by_id = {identifier: self._by_id[identifier] for identifier in identifiers & self._by_id.keys()}
 
     def __getitem__(self, identifier: int | str) -> Mapping[str, Any]:
         if identifier in self._ambiguous:
-            raise ValueError(f"{self.kind} {identifier} is in instances.json several times, and not the same")
+            raise ValueError(f"{self.kind} {identifier} occurs in instances.json several times, with differences")
         if identifier not in self._by_id:
             raise ValueError(f"{self.kind} {identifier} is not in instances.json")
         return self._by_id[identifier]
@@ -211,7 +211,7 @@ class _Entries:
 
 @dataclass(frozen=True)
 class ReferImage:
-    """An image of a REFER folder with its references, masks not yet made."""
+    """An image of a REFER folder with its references. Masks are decoded later."""
 
     image_id: int | str
     references: list[Reference]
@@ -219,29 +219,29 @@ class ReferImage:
 
 class ReferFolder:
     """
-    References of a folder by image; masks are made when they are needed.
+    The references of a folder, grouped by image. Masks are decoded when they are needed.
 
     Args:
         folder (`str` or `Path`):
-            Holds `instances.json` and the references.
+            Folder with `instances.json` and the references.
         split (`str`):
-            As in the `split` field of the references.
+            Value of the `split` field of the references.
         split_by (`str`, *optional*):
             See [`load_references`].
         image_folder (`str` or `Path`, *optional*):
-            Where the photos are; `images` inside `folder` if left out.
+            Folder of the photos. Defaults to `images` inside `folder`.
         sentence_field (`str`, *optional*, defaults to `"sent"`):
             `"sent"` (lower case, without punctuation) or `"raw"` (as typed).
         excluded (`frozenset[str]`, *optional*):
-            Photos to leave out, with the images that were made of them: see
+            Photos to leave out, together with the images that were made from them: see
             [`~processing.data.canonical_rows.excluded_images`].
 
     Attributes:
         images (`list[ReferImage]`): Images of the split in order of their first reference.
-        problems (`list[tuple[str, str]]`): References that cannot be read, each with its place and the reason.
+        problems (`list[tuple[str, str]]`): Position and reason of each reference that cannot be read.
 
     Raises:
-        ValueError: if the split has no reference, naming those that there are, or a file cannot be read.
+        ValueError: If the split has no references, or if a file cannot be read.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class ReferFolder:
         chosen = self._of_split(references)
         instances = _read_json(self.folder / "instances.json")
         if not isinstance(instances, dict):
-            raise ValueError(f"{self.folder / 'instances.json'} is not a mapping with `images` and `annotations`")
+            raise ValueError(f"{self.folder / 'instances.json'} must be a mapping with `images` and `annotations`")
         self._infos = _Entries("image", instances.get("images"))
         self._annotations = _Entries("annotation", instances.get("annotations"))
         by_image: dict[int | str, list[Reference]] = {}
@@ -280,7 +280,7 @@ class ReferFolder:
         return len(self.images)
 
     def _of_split(self, references: list[Any]) -> list[Reference]:
-        """References of the wanted split; those that cannot be read become problems."""
+        """Returns the references of the split. Those that cannot be read become problems."""
         chosen, splits = [], set()
         for position, raw in enumerate(references):
             try:
@@ -288,29 +288,29 @@ class ReferFolder:
                 splits.add(split)
                 if split == self.split:
                     chosen.append(parse_reference(raw))
-            except DATA_ERRORS as error:  # noqa: PERF203 - one bad reference spares the rest
+            except DATA_ERRORS as error:  # noqa: PERF203 - a bad reference must not affect the others
                 self.problems.append((f"reference {position} of the file", reason_of(error)))
         if self.split not in splits:
             raise ValueError(
-                f"{self.folder} split by {self.split_by!r} has the splits {sorted(splits)}, not {self.split!r}"
+                f"{self.folder} split by {self.split_by!r} has no split {self.split!r}: choose one of {sorted(splits)}"
                 + (f"; {len(self.problems)} references cannot be read" if self.problems else "")
             )
         return chosen
 
     def _photos(self, image_id: int | str) -> set[str]:
-        """Ids of the photos that an image shows: a pasted image shows several, and its own id is no photo's."""
+        """Returns the ids of the photos that an image was made from: several for an image with pasted objects."""
         made_of = self._infos[image_id].get("source_image_ids") if image_id in self._infos else None
         return {str(photo) for photo in (made_of if isinstance(made_of, list) else [image_id])}
 
     def image_path(self, image: ReferImage) -> Path:
-        """Path of the photo. Raises ValueError if it is not there."""
+        """Returns the path of the photo. Raises a `ValueError` if there is no such file."""
         return find_image(self.image_folder, self._infos[image.image_id]["file_name"], str(image.image_id))
 
     def referents(self, image: ReferImage) -> tuple[list[Referent], list[str]]:
-        """Referents of an image, and what could not be read with the reason."""
+        """Returns the referents of an image, and the problems with those that cannot be read."""
         info = self._infos[image.image_id]
         if "height" not in info or "width" not in info:
-            raise ValueError("it has no size in instances.json")
+            raise ValueError("it has no `height` and `width` in instances.json")
         size = check_size([info["height"], info["width"]])
         return collect_referents(image.references, lambda reference: self._referent(image.image_id, reference, size))
 
@@ -318,14 +318,14 @@ class ReferFolder:
         try:
             mask = self._union(image_id, reference.annotation_ids, size)
             if reference.annotation_ids and mask_area(mask) == 0:
-                raise ValueError("its annotations cover no pixel")
+                raise ValueError("its annotations are empty masks")
             sentences = reference.sentences
             expressions = sentence_texts(sentences, self.sentence_field)
             if (self.has_levels or self.has_landmarks) and len(sentences) != len(expressions):
-                raise ValueError("an empty sentence among graded ones")
+                raise ValueError("a sentence with a level or landmarks is empty")
             levels = [sentence.get("level", "") for sentence in sentences] if self.has_levels else None
             if not all(isinstance(level, str) for level in levels or ()):
-                raise ValueError(f"the `level` of a sentence must be text, got {levels}")
+                raise ValueError(f"the `level` of a sentence must be a string, got {levels}")
             landmarks = None
             if self.has_landmarks:
                 landmarks = [self._union(image_id, sentence["landmark_ids"], size) for sentence in sentences]
@@ -334,7 +334,7 @@ class ReferFolder:
         return Referent(reference.ref_id, expressions, mask, levels, landmarks)
 
     def _union(self, image_id: int | str, identifiers: Iterable[int], size: tuple[int, int]) -> RunLengthMask:
-        """The mask of several annotations together, empty for none."""
+        """Returns the union of several annotations, or an empty mask for none."""
         parts = []
         for identifier in identifiers:
             annotation = self._annotations[identifier]
@@ -357,12 +357,12 @@ def load_refer_folder(
     **unused: Any,
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """
-    Canonical rows of a REFER folder. Arguments and errors as in
+    Loads the canonical rows of a REFER folder. For arguments and errors, see
     [`~processing.data.referring_datasets.load_referring_dataset`].
     """
     given = sorted(name for name, value in unused.items() if value is not None)
     if given:
-        raise ValueError(f"{path} is a REFER folder, which has no use for {given}")
+        raise ValueError(f"{path} is a REFER folder, for which {given} have no effect: omit them")
     if sentence_field not in ("sent", "raw"):
         raise ValueError(f"`sentence_field` must be 'sent' or 'raw', got {sentence_field!r}")
     folder = ReferFolder(path, options.split, split_by, image_folder, sentence_field, options.excluded)
@@ -381,7 +381,7 @@ def load_refer_folder(
         )
     rows = list(_rows([0], num_shards=1, **arguments))
     if not rows:
-        raise ValueError(f"{name} {folder.split}: no row is left")
+        raise ValueError(f"{name} {folder.split}: no row is left after bad rows and excluded images are dropped")
     return datasets.Dataset.from_list(rows, features=features)
 
 

@@ -1,4 +1,4 @@
-"""Write data to train and to test on: expressions for photographs that have COCO annotations, or synthetic scenes.
+"""Write data for training and testing: expressions for photos with COCO annotations, or synthetic scenes.
 
     jmceln benchmark-data photos annotations/instances_train2014.json train2014 data/coco_refer \\
         --hold-out data/refcoco --hold-out data/refcocog
@@ -6,7 +6,7 @@
         --max-per-image 14 --validation-ids configs/photos_held_out_ids.txt
     jmceln benchmark-data shapes data/shapes_test.parquet --split test --images 500
 
-`jmceln train` and `jmceln evaluate` read both by their path.
+`jmceln train` and `jmceln evaluate` accept the path of either.
 """
 
 import argparse
@@ -37,26 +37,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def _add_photos(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = kinds.add_parser(
         "photos",
-        help="referring expressions written from COCO annotations",
-        description="Write referring expressions from COCO instance annotations, as a REFER folder.",
+        help="referring expressions for photos with COCO annotations",
+        description="Write referring expressions for photos with COCO instance annotations, as a REFER folder.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(write=write_photos)
-    parser.add_argument("instances", type=Path, help="COCO annotations of instances, with categories")
+    parser.add_argument("instances", type=Path, help="file of COCO instance annotations, with categories")
     parser.add_argument("images", type=Path, help="folder of the photos")
     parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same files")
-    parser.add_argument("--max-per-level", type=int, default=4, help="most expressions of one level for one photo")
+    parser.add_argument("--seed", type=int, default=0, help="random seed; the same seed writes the same files")
+    parser.add_argument("--max-per-level", type=int, default=4, help="maximum expressions per photo and level")
+    parser.add_argument("--max-per-image", type=int, default=None, help="maximum expressions per photo")
     parser.add_argument(
-        "--max-per-image", type=int, default=None, help="most expressions for one photo, of all levels"
-    )
-    parser.add_argument(
-        "--absent-share", type=float, default=0.2, help="largest share of expressions without a target"
+        "--absent-share", type=float, default=0.2, help="maximum share of expressions without a target"
     )
     parser.add_argument(
         "--levels", nargs="+", choices=PHOTO_LEVELS, default=list(PHOTO_LEVELS), help="levels to write"
     )
-    parser.add_argument("--max-images", type=int, default=None, help="use no more than this many photos")
+    parser.add_argument("--max-images", type=int, default=None, help="maximum number of photos")
     parser.add_argument("--validation-share", type=float, default=0.0, help="share of the photos for the split val")
     parser.add_argument(
         "--validation-ids", type=Path, default=None, metavar="FILE", help="file of image ids for the split val"
@@ -65,11 +63,14 @@ def _add_photos(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
         "--versions",
         type=int,
         default=0,
-        help="how often to write each training photo, after the first time cropped, mirrored and recolored together"
-        " with its masks before it is described; 0 for the photo as it is",
+        help="number of versions of each training photo: all but the first are cropped, mirrored and recolored"
+        " together with their masks before expressions are written; 0 keeps the photo unchanged",
     )
     parser.add_argument(
-        "--longest-side", type=int, default=None, help="most pixels of the longer side of versions and pasted images"
+        "--longest-side",
+        type=int,
+        default=None,
+        help="maximum pixels of the longer side of versions and pasted images",
     )
     parser.add_argument(
         "--persons-only",
@@ -77,27 +78,27 @@ def _add_photos(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
         type=Path,
         default=None,
         metavar=("INSTANCES", "IMAGES"),
-        help="additional annotations and photos of which the persons, and nothing else, are annotated",
+        help="additional photos in which only persons are annotated",
     )
-    parser.add_argument("--persons-only-versions", type=int, default=0, help="versions of each of these photos")
+    parser.add_argument("--persons-only-versions", type=int, default=0, help="number of versions of these photos")
     parser.add_argument(
         "--paste",
         type=int,
         default=0,
         metavar="COUNT",
-        help="additional images with objects of other photos pasted in",
+        help="number of additional images with pasted objects from other photos",
     )
     parser.add_argument(
         "--hold-out",
         action="append",
         default=[],
         metavar="FOLDER",
-        help="REFER folder or dataset whose validation and test images to leave out; may be given several times",
+        help="REFER folder or dataset whose validation and test images to leave out; can be repeated",
     )
     parser.add_argument(
         "--exclude-image-ids", type=Path, default=None, metavar="FILE", help="file of image ids to leave out"
     )
-    parser.add_argument("--image-files", choices=("link", "copy"), default="link", help="how to bring the photos over")
+    parser.add_argument("--image-files", choices=("link", "copy"), default="link", help="link or copy the photos")
 
 
 def _add_shapes(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
@@ -113,8 +114,8 @@ def _add_shapes(kinds: "argparse._SubParsersAction[CommandParser]") -> None:
         "--split", default="test", help="train, validation, test or any other name; each has images of its own"
     )
     parser.add_argument("--images", type=int, default=500, help="number of images")
-    parser.add_argument("--image-size", type=int, default=128, help="their side in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="chooses another dataset")
+    parser.add_argument("--image-size", type=int, default=128, help="height and width in pixels")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the dataset")
     parser.add_argument(
         "--levels", nargs="+", choices=SHAPES_LEVELS, default=list(SHAPES_LEVELS), help="levels to write"
     )

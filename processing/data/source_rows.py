@@ -1,4 +1,4 @@
-"""Load the rows of a dataset as they are published, from the hub, a folder, a file or memory."""
+"""Loads the rows of a dataset in their published format, from the Hub, a folder, a file or memory."""
 
 import functools
 import hashlib
@@ -19,36 +19,36 @@ def load_source_rows(
     name_or_path: Any, split: str, streaming: bool = False, **load_kwargs: Any
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """
-    Rows of one split.
+    Loads the rows of one split.
 
     Args:
         name_or_path (`str`, `Path`, `datasets.Dataset` or `datasets.IterableDataset`):
-            An id on the hub, a folder or a file of data, a folder of `save_to_disk`, or rows.
+            A Hub id, a folder or a data file, a folder written by `save_to_disk`, or loaded rows.
         split (`str`):
-            The source's own name of it; `val` also finds `validation`.
+            The name of the split in the source; `val` also finds `validation`.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to return an `IterableDataset`.
         load_kwargs:
             Passed to `datasets.load_dataset`.
 
     Raises:
-        TypeError: if `name_or_path` is of another kind.
-        ValueError: if there is no such split, a stream is asked for as a map-style dataset, or rows that are loaded
-            already come with `load_kwargs`.
+        TypeError: If `name_or_path` is of another kind.
+        ValueError: If there is no such split, if `streaming` is `False` for an `IterableDataset`, or if `load_kwargs`
+            are given for rows that are already loaded or saved.
     """
     if not isinstance(name_or_path, str | Path | datasets.Dataset | datasets.IterableDataset):
         raise TypeError(
-            f"a dataset is a path, an id on the hub or the rows of one split, got {type(name_or_path).__name__}"
+            f"a dataset must be a path, a Hub id or the rows of one split, got {type(name_or_path).__name__}"
         )
     is_loaded = not isinstance(name_or_path, str | Path)
     saved = None if is_loaded else _saved_rows(Path(name_or_path), split)
     if (is_loaded or saved is not None) and load_kwargs:
-        raise ValueError(f"rows that are loaded or saved already have no use for {sorted(load_kwargs)}")
+        raise ValueError(f"{sorted(load_kwargs)} have no effect on rows that are already loaded or saved: omit them")
     if isinstance(name_or_path, datasets.Dataset):
         return _as_stream(name_or_path) if streaming else name_or_path
     if isinstance(name_or_path, datasets.IterableDataset):
         if not streaming:
-            raise ValueError("rows that are an IterableDataset can only be streamed: pass streaming=True")
+            raise ValueError("an IterableDataset can only be streamed: pass streaming=True")
         return name_or_path
     path = Path(name_or_path)
     if saved is not None:
@@ -66,14 +66,14 @@ def load_source_rows(
     try:
         return load(split=split)
     except ValueError:
-        # `datasets` calls a split "validation" whose files are called "val", unless the card says otherwise.
+        # Unless the card says otherwise, `datasets` names a split "validation" if its files are called "val".
         if split != "val":
             raise
         return load(split="validation")
 
 
 def _saved_rows(folder: Path, split: str) -> Path | None:
-    """The folder that `save_to_disk` made of one split, or of all of them; `None` for other folders."""
+    """Returns the folder in which `save_to_disk` saved the split, or `None` for other folders."""
     if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
         return folder
     if not (folder / "dataset_dict.json").is_file():
@@ -81,16 +81,16 @@ def _saved_rows(folder: Path, split: str) -> Path | None:
     splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
     found = [name for name in splits if same_split(name, split)]
     if not found:
-        raise ValueError(f"{folder} has the splits {splits}, not {split!r}")
+        raise ValueError(f"{folder} has no split {split!r}: choose one of {splits}")
     return folder / found[0]
 
 
 def cache_of_local_folder(folder: Path) -> str:
     """
-    A cache for this folder in its present state alone.
+    Returns a cache directory for this folder in its current state.
 
-    `datasets` keys what it caches of a local folder that has a card by the name of the folder, not by its path or
-    content, so a second folder of the same name would silently give the rows of the first.
+    If a local folder has a card, the cache key of `datasets` is the name of the folder, not its path or content.
+    Without a separate cache, a second folder of the same name would silently return the rows of the first.
     """
     digest = hashlib.sha256(str(folder.resolve()).encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -1,4 +1,4 @@
-"""Scores of referring image segmentation: the metric, the evaluation of a model, its controls and its reports."""
+"""Evaluation of referring image segmentation: the metric, the evaluation of a model, controls and reports."""
 
 from .metrics import METRIC_PATH, ReferringSegmentationMetric, count_pixels
 

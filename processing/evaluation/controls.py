@@ -1,7 +1,7 @@
-"""Expressions that a model should fail on, scored beside the real ones.
+"""Control expressions, on which a model should score lower than on the real ones.
 
-A model that does as well on them does not read: it takes the most salient object, ignores word order, or guesses what
-data sets ask for.
+A model that scores as high on a control does not use the expression: it picks the most salient object, ignores the
+order of the words, or guesses which objects a dataset refers to.
 """
 
 import random
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 CONTROLS = {
     "the object": "every expression replaced by the words 'the object'",
-    "shuffled words": "the words of each expression in another order",
-    "another image": "each expression replaced by one of the next image's",
+    "shuffled words": "the words of each expression in random order",
+    "another image": "each expression replaced by one of the next image",
 }
 
 
@@ -19,21 +19,24 @@ def control_expressions(
     control: str, expressions: Sequence[str], other_expressions: Sequence[str], seed: str
 ) -> list[str]:
     """
-    Returns what a control puts in the place of an image's expressions.
+    Returns the control expressions that replace the expressions of an image.
 
     Args:
         control (`str`):
             A name in `CONTROLS`.
         expressions (`Sequence[str]`):
-            The image's own expressions.
+            The expressions of the image.
         other_expressions (`Sequence[str]`):
-            Those of the image that lends its own.
+            The expressions of another image, for the control "another image".
         seed (`str`):
-            Makes the order of shuffled words; should name the image, so that a row's result does not depend on the
-            rows before it.
+            Seed for the order of shuffled words. It should contain the image id, so that the result for an image does
+            not depend on the images before it.
 
     Returns:
-        `list[str]`: one for each of `expressions`. An expression of one word stays what it is when shuffled.
+        `list[str]`: one control expression per expression. Shuffling does not change an expression of one word.
+
+    Raises:
+        ValueError: If the control is unknown, or if "another image" has no expressions to choose from.
     """
     if control == "the object":
         return ["the object"] * len(expressions)
@@ -41,7 +44,9 @@ def control_expressions(
         return [_shuffle_words(text, f"{seed}/{index}") for index, text in enumerate(expressions)]
     if control == "another image":
         if not other_expressions:
-            raise ValueError("The control 'another image' needs an image with expressions to take them from.")
+            raise ValueError(
+                "The control 'another image' needs a second image with expressions: evaluate at least two images."
+            )
         foreign = [text for text in other_expressions if text not in expressions] or list(other_expressions)
         return [foreign[index % len(foreign)] for index in range(len(expressions))]
     raise ValueError(f"Unknown control {control!r}: choose from {list(CONTROLS)}.")

@@ -1,11 +1,12 @@
-"""Evaluation of any model of referring image segmentation on canonical rows (`processing.data.canonical_rows`).
+"""Evaluation of any model for referring image segmentation on canonical rows (`processing.data.canonical_rows`).
 
-A model is anything that `AutoModel` loads and whose forward takes `pixel_values` (or the reusable `image_features`),
-`input_ids` and `attention_mask` of shape `(batch, expressions, length)`; its processor turns the outputs into masks
-with `post_process_referring_segmentation`. An image is encoded once for all its expressions, the controls' included.
+The model must load with `AutoModel`, and its `forward` must take `pixel_values` (or reusable `image_features`),
+`input_ids` and `attention_mask` of shape `(batch, expressions, length)`. Its processor turns the outputs into masks
+with `post_process_referring_segmentation`. Each image is encoded once for all its expressions and control expressions.
 
-Results go through a journal (`processing.evaluation.journal`) and are computed from it alone, so an evaluation that
-was killed and resumed, or spread over processes, gives what an unbroken one gives.
+All results are written to a journal (`processing.evaluation.journal`), and the scores are computed from the journal
+alone. An evaluation that was interrupted and resumed, or that ran in several processes, therefore gives the same
+scores.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from .metrics import ReferringSegmentationMetric, count_pixels
 
 PROTOCOLS = {
     "original": "masks compared at the size of the original image",
-    "lavt": "image and ground truth stretched to 480x480 (ground truth by nearest neighbour), compared there",
+    "lavt": "image and ground truth stretched to 480x480 (ground truth by nearest neighbor), compared there",
 }
 LAVT_SIZE = (480, 480)
 _ANNOTATIONS = ("image_id", "expressions", "masks", "mask_index", "ref_ids", "levels")
@@ -39,32 +40,33 @@ _ANNOTATIONS = ("image_id", "expressions", "masks", "mask_index", "ref_ids", "le
 @dataclass(frozen=True)
 class EvaluationSettings:
     """
-    All that decides over the result of an evaluation, apart from model and data.
+    All settings that affect the result of an evaluation, apart from the model and the data.
 
     Args:
         protocol (`str`, *optional*, defaults to `"original"`):
             A name in `PROTOCOLS`.
         threshold (`float`, *optional*):
-            Score below which a result counts as absent, so that its mask is empty; 0 never empties one. By default
-            0.5, and 0 under `lavt`, which knows no absent referents.
+            If the score of a result is below this number, its mask is empty; 0 keeps every mask. Defaults to 0.5, or
+            to 0 with `lavt`, which has no absent referents.
         mask_threshold (`float`, *optional*, defaults to 0.5):
-            Probability above which a pixel belongs to the mask.
+            A pixel belongs to the mask if its probability is above this number.
         image_size (`int`, *optional*):
-            Side of the model's square input; by default what the processor was saved with, and 480 under `lavt`.
+            Height and width of the model's input in pixels. Defaults to the size in the processor, or to 480 with
+            `lavt`.
         inclusive (`bool`, *optional*, defaults to `True`):
             Whether an IoU equal to X counts for P@X.
         batch_size (`int`, *optional*, defaults to 1):
-            Images a call.
+            Images per call of the model.
         max_expressions_per_call (`int`, *optional*, defaults to 16):
-            Expressions of an image a call; further ones take further calls, with the same image features.
+            Expressions per image and call. More expressions need more calls, which use the same image features.
         limit (`int`, *optional*):
-            Only the first images.
+            Evaluate only this many images from the start of the dataset.
         controls (`tuple[str, ...]`, *optional*):
             Names in `CONTROLS`.
         keep_masks (`bool`, *optional*, defaults to `False`):
-            Whether the journal keeps every predicted mask as RLE.
+            Whether to write every predicted mask to the journal, as RLE.
         seed (`int`, *optional*, defaults to 0):
-            For the order of shuffled words.
+            Seed for the order of shuffled words.
     """
 
     protocol: str = "original"
@@ -98,12 +100,12 @@ class EvaluationSettings:
                 raise ValueError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
 
     def new_metric(self) -> ReferringSegmentationMetric:
-        """An empty accumulator with the rules of the protocol."""
+        """Creates an empty metric with the rules of the protocol."""
         no_target = "zero" if self.protocol == "lavt" else "grefcoco"
         return ReferringSegmentationMetric(inclusive=self.inclusive, no_target=no_target)
 
     def sample_iou(self, counts: Sequence[int]) -> float:
-        """The IoU that one expression enters the means with."""
+        """Computes the IoU with which one expression counts in the means."""
         intersection, prediction_area, target_area = counts
         if not target_area:
             return float(prediction_area == 0 and self.protocol != "lavt")
@@ -117,7 +119,7 @@ class _Item(NamedTuple):
 
 
 def configure_processor(processor: Any, settings: EvaluationSettings) -> None:
-    """Sets the size of the model's input, and stretching instead of padding, where the settings ask for them."""
+    """Changes the processor as the settings require: `image_size`, and stretching instead of padding for `lavt`."""
     if settings.image_size is not None:
         processor.image_processor.size = {"height": settings.image_size, "width": settings.image_size}
     if settings.protocol == "lavt":
@@ -135,36 +137,36 @@ def evaluate_model(
     progress: bool = False,
 ) -> int:
     """
-    Scores every expression of a dataset that the journal does not hold yet.
+    Scores every expression of a dataset that is not in the journal yet.
 
     Args:
         model (`torch.nn.Module`):
-            In evaluation mode, on its device and in its dtype.
+            The model, in evaluation mode and on its device.
         processor:
-            The model's, see `configure_processor`.
+            The processor of the model, see `configure_processor`.
         dataset (`datasets.Dataset`, `datasets.IterableDataset` or a list of rows):
             Canonical rows.
         settings (`EvaluationSettings`):
-            See there.
+            Settings of the evaluation.
         journal (`EvaluationJournal`):
-            Receives a line an image.
+            Gets one line per image.
         process_index, num_processes (`int`, *optional*):
-            This process takes every `num_processes`-th batch. No batch goes to two processes.
+            This process evaluates every `num_processes`-th batch, starting with batch number `process_index`.
         progress (`bool`, *optional*, defaults to `False`):
-            Whether to show a bar, with the mIoU so far.
+            Whether to show a progress bar with the current mIoU.
 
     Returns:
         `int`: how many expressions this call has scored.
 
     Raises:
-        ValueError: If a row does not fit itself (an image and a mask of different sizes), or the journal holds rows
-            of other data.
+        ValueError: If an image and one of its masks have different sizes, or if the journal contains rows of other
+            data.
     """
     journal.drop_incomplete_line()
     finished = _finished_rows(journal, dataset, settings)
     metric = settings.new_metric()
 
-    # A batch is done as a whole or not at all: which images share a batch can change the last bit of a logit.
+    # A batch is always evaluated as a whole: logits can differ in the last bit between batches of other images.
     def is_wanted(batch: Sequence[int]) -> bool:
         is_own = batch[0] // settings.batch_size % num_processes == process_index
         return is_own and not finished.issuperset(batch)
@@ -193,17 +195,18 @@ def collect_results(
         journal (`EvaluationJournal`):
             Filled by [`evaluate_model`].
         settings (`EvaluationSettings`):
-            Those of the evaluation.
+            The settings of the evaluation.
         num_images (`int`, *optional*):
-            How many images there must be, where that is known.
+            The expected number of images, if known.
 
     Returns:
-        `dict`: `images`, `expressions`, `parts` (images of each data set and split), `annotations_sha256` (of all that
-        was compared with, in the order of the rows), `scores` (see [`ReferringSegmentationMetric.compute`]; `groups`
-        are the levels), and `controls`: for each the `scores` and in how many expressions it changed anything.
+        `dict`: `images`, `expressions`, `parts` (number of images per dataset and split), `annotations_sha256` (hash
+        of all annotations in the order of the rows), `scores` (see [`ReferringSegmentationMetric.compute`]; its
+        `groups` are the levels), and `controls`: for each control, its `scores` and the number of expressions that it
+        changed.
 
     Raises:
-        ValueError: If images are missing, since another process has not finished.
+        ValueError: If images are missing in the journal.
     """
     metrics = {name: settings.new_metric() for name in (None, *settings.controls)}
     changed = dict.fromkeys(settings.controls, 0)
@@ -223,7 +226,10 @@ def collect_results(
     expected = len(digests) if num_images is None else num_images
     missing = sorted(set(range(expected)) - digests.keys())
     if missing or not digests:
-        raise ValueError(f"The journal {journal.folder} lacks the images {missing[:5] or 'of every row'}.")
+        rows = f"rows {missing[:5]}" if missing else "all rows"
+        raise ValueError(
+            f"The journal {journal.folder} lacks {rows}: run the same evaluation again, which adds what is missing."
+        )
     scores = metrics.pop(None).compute()
     return {
         "images": len(digests),
@@ -251,7 +257,7 @@ def predict_masks(
     target_sizes: Sequence[tuple[int, int]],
     settings: EvaluationSettings,
 ) -> list[np.ndarray]:
-    """Predicts, for each image, boolean masks `(expressions, height, width)` of its target size."""
+    """Predicts the masks of each image at its target size: booleans of shape `(expressions, height, width)`."""
     inputs = processor(
         images=list(images), text=[list(group) for group in texts], truncation=True, return_tensors="pt"
     ).to(model.device)
@@ -279,7 +285,7 @@ def predict_masks(
 
 
 def rows_at(dataset: Any, indices: Iterable[int]) -> dict[int, Mapping[str, Any]]:
-    """The rows with these numbers, from a dataset that may be a stream."""
+    """Returns the rows with these indices. The dataset may be a stream."""
     wanted = set(indices)
     if _is_map_style(dataset):
         return {index: dataset[index] for index in sorted(wanted)}
@@ -333,7 +339,7 @@ def _score_batch(
 
 
 def _variants(item: _Item, settings: EvaluationSettings) -> dict[str | None, list[str]]:
-    """The expressions of an image, and what each control puts in their place."""
+    """Returns the expressions of an image under the key `None`, and those of each control under its name."""
     own = item.row["expressions"]
     seed = f"{settings.seed}/{item.row['image_id']}"
     controls = {name: control_expressions(name, own, item.other_expressions, seed) for name in settings.controls}
@@ -345,8 +351,8 @@ def _references(row: Mapping[str, Any], settings: EvaluationSettings) -> list[np
     for ref_id, rle in zip(row["ref_ids"], row["masks"], strict=True):
         if tuple(rle["size"]) != (height, width):
             raise ValueError(
-                f"Image {row['image_id']} is {height}x{width} but the mask of {ref_id} is"
-                f" {'x'.join(map(str, rle['size']))} (height x width): image and annotation do not belong together."
+                f"Image {row['image_id']} has {height}x{width} pixels, but the mask of {ref_id} has"
+                f" {'x'.join(map(str, rle['size']))} (height x width): the annotation belongs to another image."
             )
     masks = [decode_mask(rle) for rle in row["masks"]]
     if settings.protocol == "lavt":
@@ -355,7 +361,7 @@ def _references(row: Mapping[str, Any], settings: EvaluationSettings) -> list[np
 
 
 def _finished_rows(journal: EvaluationJournal, dataset: Any, settings: EvaluationSettings) -> set[int]:
-    """Numbers of the rows in the journal; with random access to the dataset, their annotations are compared."""
+    """Returns the indices of the rows in the journal. If the dataset has random access, checks their annotations."""
     if not _is_map_style(dataset):
         return {row["row"] for row in journal.rows()}
     annotations, finished = dataset, set()
@@ -365,8 +371,8 @@ def _finished_rows(journal: EvaluationJournal, dataset: Any, settings: Evaluatio
     for row in journal.rows():
         if row["row"] >= total or _digest(annotations[row["row"]]) != row["sha256"]:
             raise ValueError(
-                f"{journal.folder} holds the journal of another evaluation: its row {row['row']} has other"
-                " annotations. Choose another output folder, or start over with `overwrite`."
+                f"{journal.folder} contains the journal of another evaluation: its row {row['row']} has other"
+                " annotations. Choose another output folder, or start over with `--overwrite`."
             )
         finished.add(row["row"])
     return finished
@@ -381,8 +387,8 @@ def _read_batches(
     dataset: Any, settings: EvaluationSettings, is_wanted: Callable[[Sequence[int]], bool]
 ) -> Iterator[list[_Item]]:
     """
-    Consecutive rows in batches, each with the expressions of the row after it (after the last comes the first). A
-    dataset with random access decodes no image of a batch that is not wanted.
+    Yields the wanted batches of consecutive rows, each row with the expressions of the next row. The next row of the
+    last one is the first. With random access to the dataset, no image of an unwanted batch is decoded.
     """
     if not _is_map_style(dataset):
         yield from _read_stream(dataset, settings, is_wanted)
@@ -400,8 +406,8 @@ def _row_at(dataset: Any, index: int) -> Mapping[str, Any]:
         return dataset[index]
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"Row {index} cannot be read: {error}. What is finished is in the journal. Leave the row out"
-            " (`load_referring_dataset` names and skips images that are cut off) or repair its image."
+            f"Row {index} cannot be read: {error}. Repair its image or remove the row (`load_referring_dataset` skips"
+            " truncated images and logs their names). Finished rows are in the journal and will not be repeated."
         ) from error
 
 

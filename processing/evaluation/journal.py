@@ -1,7 +1,8 @@
-"""What an evaluation has done so far, as lines of JSON, so that a killed one goes on where it stopped.
+"""The journal of an evaluation: finished results as lines of JSON, so that an interrupted evaluation can resume.
 
-A journal is a folder: each process appends to a file of its own. The first line of a file says what was evaluated and
-how; every other line is one image with all its expressions. A line is a whole result or, cut off by a kill, none.
+A journal is a folder in which each process appends to its own file. The first line of a file is a header with the
+settings of the evaluation; every other line is one image with all its expressions. An incomplete last line, left by a
+killed process, is ignored.
 """
 
 import json
@@ -18,18 +19,18 @@ _ROW_KEYS = {"row", "image_id", "part", "sha256", "expressions"}
 
 class EvaluationJournal:
     """
-    The journal in `folder`, for the run that `header` describes.
+    The journal in `folder` of the evaluation that `header` describes.
 
     Args:
         folder (`Path`):
-            Is created if it does not exist.
+            Folder of the journal. It is created if it does not exist.
         header (`dict`):
-            JSON values. A journal with another header belongs to another evaluation.
+            Settings of the evaluation, as JSON values. A journal with another header belongs to another evaluation.
         process_index (`int`, *optional*, defaults to 0):
-            Which file this process appends to.
+            Number of the file that this process appends to.
 
     Raises:
-        ValueError: If the folder holds the journal of another evaluation.
+        ValueError: If the folder contains the journal of another evaluation.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], process_index: int = 0):
@@ -42,9 +43,9 @@ class EvaluationJournal:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """
-        Yields every image's line once, of all processes, in no particular order.
+        Yields the line of each image once, from the files of all processes, in no particular order.
 
-        A line that cannot be read is named in the log and passed over, so that its image is evaluated again.
+        Skips lines that cannot be read and logs a warning, so that their images are evaluated again.
         """
         seen = set()
         for path in self._paths():
@@ -53,13 +54,13 @@ class EvaluationJournal:
                     continue
                 row = _parse(line)
                 if not isinstance(row, dict) or not row.keys() >= _ROW_KEYS:
-                    logger.warning("%s, line %d is damaged and passed over", path, number + 1)
+                    logger.warning("skipped line %d of %s, which is damaged", number + 1, path)
                 elif row["row"] not in seen:
                     seen.add(row["row"])
                     yield row
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Writes the lines of a batch of images."""
+        """Appends the lines of a batch of images."""
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         if not self._path.exists() or not self._path.stat().st_size:
             lines.insert(0, json.dumps(self._header, ensure_ascii=False) + "\n")
@@ -67,7 +68,7 @@ class EvaluationJournal:
             file.write("".join(lines))
 
     def drop_incomplete_line(self) -> None:
-        """Cuts off what a killed process left behind its last whole line; to be called before the first `append`."""
+        """Removes an incomplete last line that a killed process left. Call this before the first `append`."""
         if self._path.exists():
             content = self._path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
@@ -84,8 +85,8 @@ class EvaluationJournal:
         header = _parse(line)
         if not isinstance(header, dict):
             raise ValueError(
-                f"{path} is damaged: it does not begin with what was evaluated. Remove it, and its images are"
-                " evaluated again, or choose another output folder."
+                f"{path} is damaged: its first line is not a header. Remove the file to evaluate its images again, or"
+                " choose another output folder."
             )
         if header != self._header:
             keys = sorted(header.keys() | self._header.keys())
@@ -95,13 +96,13 @@ class EvaluationJournal:
                 if header.get(key) != self._header.get(key)
             ]
             raise ValueError(
-                f"{self.folder} holds the journal of another evaluation ({'; '.join(changes)}). Choose another output "
-                "folder, or start over with `overwrite`."
+                f"{self.folder} contains the journal of another evaluation ({'; '.join(changes)}). Choose another "
+                "output folder, or start over with `--overwrite`."
             )
 
 
 def _parse(line: str) -> Any:
-    """The value in a line of JSON, `None` if it cannot be read."""
+    """Returns the value of a line of JSON, or `None` if it is not valid."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -109,7 +110,7 @@ def _parse(line: str) -> Any:
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
-    # Damaged bytes make their own line unreadable, not the file.
+    # With `errors="replace"`, damaged bytes make only their own line unreadable, not the whole file.
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         for line in file:
             if line.endswith("\n"):

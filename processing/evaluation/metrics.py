@@ -1,7 +1,7 @@
-"""The scores of referring image segmentation.
+"""The metric of referring image segmentation.
 
-They live in the folder `referring_segmentation_metric`, which imports nothing of this package, so that `evaluate.load`
-can take that folder by itself, from a disk or from the Hub: `evaluate.load(METRIC_PATH)`.
+Its code is in the folder `referring_segmentation_metric` and imports nothing else from this package, so that
+`evaluate.load(METRIC_PATH)` can load the folder on its own, from disk or from the Hub.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from .referring_segmentation_metric.accumulator import (
 )
 
 
-# For `evaluate.load`, which looks for a relative path in the current directory.
+# An absolute path, since `evaluate.load` looks for a relative path in the current directory.
 METRIC_PATH = str(Path(__file__).parent / "referring_segmentation_metric")
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The results of an evaluation for reading: a Markdown table, and every prediction as a line of JSON."""
+"""Reports of an evaluation: a Markdown table of the scores, and every prediction as a line of JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ _NO_TARGET_COLUMNS = ("gIoU", "cIoU", "N-acc", "T-acc")
 
 
 def percent(score: float | None) -> str:
-    """A fraction as a percentage with two decimals, and a dash for a score that is not defined."""
+    """Formats a fraction as a percentage with two decimals, or as a dash if the score is not defined."""
     return "-" if score is None else f"{100 * score:.2f}"
 
 
 def markdown_table(rows: Sequence[Sequence[str]], has_last_column_of_text: bool = False) -> str:
     """
-    A Markdown table of a header and further rows. The first column, and the last one if it is of text, are aligned to
-    the left, all others to the right.
+    Formats a header and further rows as a Markdown table. The first column is left-aligned, as is the last one with
+    `has_last_column_of_text`; all others are right-aligned.
     """
     header, *body = rows
     rule = ["---", *["---:"] * (len(header) - 1)]
@@ -32,29 +32,29 @@ def markdown_table(rows: Sequence[Sequence[str]], has_last_column_of_text: bool 
 
 def fill_between(page: str, begin: str, end: str, text: str) -> str:
     """
-    Puts a text between two markers of a page.
+    Replaces the text between two markers of a page.
 
     Raises:
-        ValueError: If a marker is missing, comes twice, or they stand in the wrong order.
+        ValueError: If a marker is missing, if it occurs twice, or if the markers are in the wrong order.
     """
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise ValueError(
-            "The page must hold the lines that the text goes between: it needs these two lines once each, in this"
-            f" order:\n{begin}\n{end}"
+            "The page must contain each of the two markers once, in this order, with the text to replace between"
+            f" them:\n{begin}\n{end}"
         )
     before, rest = page.split(begin)
     return f"{before}{begin}{text}{end}{rest.split(end)[1]}"
 
 
 def fill_page(page: Path, begin: str, end: str, text: str) -> None:
-    """Puts a text between two markers of the page in a file; errors as [`fill_between`], which leave it as it is."""
+    """Replaces the text between two markers of a file. An error of [`fill_between`] leaves the file unchanged."""
     page.write_text(fill_between(page.read_text(encoding="utf-8"), begin, end, text), encoding="utf-8")
 
 
 def results_table(results: Mapping[str, Any]) -> str:
     """
-    The scores of `collect_results` as a Markdown table in percent: all expressions, each level, then each control. The
-    columns for expressions without a target appear where there are any.
+    Formats the scores of `collect_results` as a Markdown table in percent, with a row for all expressions, each level
+    and each control. If there are expressions without a target, the table has the columns for them.
     """
     scores = results["scores"]
     lines = {"all": scores, **scores.get("groups", {})}
@@ -71,8 +71,8 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 def write_predictions(journal: EvaluationJournal, settings: EvaluationSettings, path: Path) -> None:
     """
-    Writes a line of JSON an expression, in the order of the data: `image_id`, `ref_id`, `expression`, `level`, `iou`,
-    the pixel counts, and the mask as COCO RLE if the journal has kept it.
+    Writes one line of JSON per expression, in the order of the data: `image_id`, `ref_id`, `expression`, `level`,
+    `iou`, the pixel counts, and the mask as COCO RLE if the journal contains it.
     """
     rows = {row["row"]: row for row in journal.rows()}
     with path.open("w", encoding="utf-8") as file:

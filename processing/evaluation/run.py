@@ -1,12 +1,12 @@
-"""Score a model of referring image segmentation on a data set: every sentence, at the size of the original images.
+"""Score a referring image segmentation model on a dataset: every expression, at the size of the original images.
 
     jmceln evaluate --model runs/shapes --dataset shapes --split test
     jmceln evaluate --model <folder or hub id> --dataset jxu124/refcoco-benchmark --split refcoco_unc_val
     torchrun --nproc_per_node 8 --no-python jmceln evaluate ...
 
-Writes into the output folder: `results.json` (all settings and scores), `results.md` (the table), `sheet.png` (best,
-worst and random cases), with `--save-predictions` `predictions.jsonl` (every mask as COCO RLE with its IoU), and
-`journal/`, from which the same command goes on after a kill. See docs/evaluation.md.
+Writes to the output folder: `results.json` (all settings and scores), `results.md` (the table), `sheet.png` (best,
+worst and random cases), `predictions.jsonl` with `--save-predictions` (every mask as COCO RLE with its IoU), and
+`journal/`. If the command is interrupted, run it again to resume from the journal. See docs/evaluation.md.
 """
 
 import argparse
@@ -50,9 +50,9 @@ from .report import results_table, write_predictions
 from .sheet import choose_cases, draw_sheet
 
 
-# What the format of results.json is called in it; to be raised when a reader of older files would be misled.
+# Version of the format of results.json. Increase it when code for the old format would misread the new one.
 RESULTS_FORMAT = 1
-# What a dataset takes that is not the synthetic benchmark, by the names of `load_referring_dataset`, and its revision.
+# Options of datasets other than the synthetic benchmark, as `load_referring_dataset` names them, and the revision.
 SOURCE_OPTIONS = (
     *("dataset_name", "dataset_revision", "partition", "split_by", "sentence_field", "adapter", "columns"),
     *("on_bad_row", "image_folder", "streaming"),
@@ -67,48 +67,54 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument_group("model").add_argument
-    add("--model", required=True, help="folder or hub id of a model with its processor")
-    add("--model-revision", default=None, help="branch, tag or commit on the hub")
-    add("--trust-remote-code", action="store_true", help="run the code that comes with the model")
-    add("--device", default=None, help="cpu, cuda, cuda:1, ...; the first accelerator if there is one")
-    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of weights and input")
+    add("--model", required=True, help="folder or Hub id of a model with its processor")
+    add("--model-revision", default=None, help="branch, tag or commit on the Hub")
+    add("--trust-remote-code", action="store_true", help="run the code that is saved with the model")
+    add("--device", default=None, help="cpu, cuda, cuda:1, ...; by default the first accelerator, if there is one")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="dtype of weights and inputs")
 
     add = parser.add_argument_group("data").add_argument
-    add("--dataset", required=True, help="'shapes', a hub id, a folder of parquet files or a REFER folder")
-    add("--split", required=True, help="val, test, testA, testB, ... or a name of the source's own")
-    add("--limit", type=int, default=None, help="only the first images")
-    add("--image-folder", default=None, help="COCO images, for data sets that name them by path")
-    add("--adapter", default=None, help="how to read a row; by default by hub id or columns")
-    add("--columns", type=json.loads, default=None, help="JSON: the columns of a data set of your own")
+    add("--dataset", required=True, help="'shapes', a Hub id, a folder of parquet files or a REFER folder")
+    add("--split", required=True, help="val, test, testA, testB, ... or another split of the dataset")
+    add("--limit", type=int, default=None, help="evaluate only this many images")
+    add("--image-folder", default=None, help="folder of COCO images, for datasets that contain only their paths")
+    add("--adapter", default=None, help="adapter that reads a row; by default chosen by Hub id or columns")
+    add("--columns", type=json.loads, default=None, help="JSON: the columns of a dataset of your own")
     add("--split-by", default=None, help="unc, umd or google, for REFER folders with several")
-    add("--partition", default=None, help="for splits that mix several")
-    add("--sentence-field", default="sent", choices=["sent", "raw"], help="cleaned sentences, or as typed")
-    add("--dataset-name", default=None, help="hub id of which the data set is a local copy")
-    add("--dataset-revision", default=None, help="branch, tag or commit on the hub")
-    add("--streaming", action="store_true", help="read images as they are needed, download nothing in full")
-    add("--on-bad-row", default="raise", choices=["raise", "skip"], help="skipped rows make another test set")
-    add("--shapes-images", type=int, default=500, help="images of the synthetic benchmark")
-    add("--shapes-image-size", type=int, default=128, help="their side in pixels")
-    add("--shapes-seed", type=int, default=0, help="chooses another data set")
-    add("--shapes-levels", nargs="+", default=None, help="only these levels")
+    add("--partition", default=None, help="partition to evaluate, for splits that mix several")
+    add("--sentence-field", default="sent", choices=["sent", "raw"], help="cleaned expressions, or as typed")
+    add("--dataset-name", default=None, help="Hub id of the dataset that a local folder is a copy of")
+    add("--dataset-revision", default=None, help="branch, tag or commit on the Hub")
+    add("--streaming", action="store_true", help="load images as needed, without downloading the whole dataset")
+    add("--on-bad-row", default="raise", choices=["raise", "skip"], help="skipping rows changes the test set")
+    add("--shapes-images", type=int, default=500, help="number of images of the synthetic benchmark")
+    add("--shapes-image-size", type=int, default=128, help="height and width of these images in pixels")
+    add("--shapes-seed", type=int, default=0, help="seed of the synthetic benchmark")
+    add("--shapes-levels", nargs="+", default=None, help="evaluate only these levels")
 
     add = parser.add_argument_group("scoring").add_argument
     add("--protocol", default="original", choices=list(PROTOCOLS), help="; ".join(map(": ".join, PROTOCOLS.items())))
-    add("--threshold", type=float, default=None, help="score below which nothing is found; 0.5, and 0 under lavt")
+    add("--threshold", type=float, default=None, help="a lower score empties the mask; 0.5 by default, 0 with lavt")
     add("--mask-threshold", type=float, default=0.5, help="probability above which a pixel belongs to the mask")
-    add("--image-size", type=int, default=None, help="side of the input; the processor's own, and 480 under lavt")
+    add("--image-size", type=int, default=None, help="input size; by default that of the processor, 480 with lavt")
     add("--strict-precision", action="store_false", dest="inclusive", help="P@X counts IoU > X, not IoU >= X")
-    add("--controls", nargs="*", choices=list(CONTROLS), default=(), help="also score controls; all if none named")
-    add("--seed", type=int, default=0, help="for shuffled words and random cases")
+    add(
+        "--controls",
+        nargs="*",
+        choices=list(CONTROLS),
+        default=(),
+        help="also score these controls; all without names",
+    )
+    add("--seed", type=int, default=0, help="seed for shuffled words and random cases")
 
     add = parser.add_argument_group("running").add_argument
-    add("--batch-size", type=int, default=1, help="images a call")
-    add("--max-expressions-per-call", type=int, default=16, help="expressions of an image a call")
-    add("--output-dir", type=Path, default=None, help="by default outputs/evaluation/<model>/<data set>-<split>-...")
-    add("--overwrite", action="store_true", help="start over instead of going on with the journal")
+    add("--batch-size", type=int, default=1, help="images per call of the model")
+    add("--max-expressions-per-call", type=int, default=16, help="expressions per image and call")
+    add("--output-dir", type=Path, default=None, help="by default outputs/evaluation/<model>/<dataset>-<split>-...")
+    add("--overwrite", action="store_true", help="start over instead of resuming from the journal")
     add("--save-predictions", action="store_true", help="write every mask as COCO RLE with its IoU")
-    add("--sheet-cases", type=int, default=8, help="cases of each kind on the sheet of pictures; 0 for no sheet")
-    add("--no-progress", action="store_true", help="no progress bar")
+    add("--sheet-cases", type=int, default=8, help="best, worst and random cases to draw, each; 0 draws no sheet")
+    add("--no-progress", action="store_true", help="show no progress bar")
     return parser.parse_args(arguments)
 
 
@@ -129,12 +135,12 @@ def load_dataset(arguments: argparse.Namespace) -> Any:
 
 
 def given(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """The arguments of these names that have a value."""
+    """Returns the arguments with these names that are not `None`."""
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 of all parameters and buffers: a folder's name does not tell which checkpoint lies in it."""
+    """SHA-256 of all parameters and buffers, since the name of a folder does not identify the checkpoint in it."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -148,7 +154,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def describe_data(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What decides which rows are scored; where images lie and how they are read does not."""
+    """Returns the arguments that select the rows to score, without those that only say where images are."""
     if arguments.dataset == "shapes":
         names = [name for name in vars(arguments) if name.startswith("shapes_")]
     else:
@@ -162,7 +168,7 @@ def default_output_folder(arguments: argparse.Namespace) -> Path:
 
 
 def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
-    """Runs the evaluation; returns its results on the main process."""
+    """Runs the evaluation and returns its results on the main process."""
     transformers.logging.set_verbosity_warning()
     arguments = parse_arguments(argument_list)
     fields = given(

@@ -1,4 +1,4 @@
-"""A sheet of pictures from an evaluation: where the model is best, where it is worst, and some drawn by lot."""
+"""A sheet of results from an evaluation: the best, the worst and random cases."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ from ..visualization import draw_overlay
 from .evaluation import EvaluationSettings
 
 
-TILE_WIDTH, PICTURE_HEIGHT = 420, 220
+TILE_WIDTH, IMAGE_HEIGHT = 420, 220
 CAPTION_LINES = 3
 FONT_SIZE = 15
 MARGIN = 10
 
-# Vermilion, bluish green and blue of Okabe and Ito (2008), told apart by colour-blind readers too.
+# Bluish green, vermilion and blue of Okabe and Ito (2008), which color-blind people can tell apart.
 MASK_COLORS = {"right": (0, 158, 115), "too much": (213, 94, 0), "missed": (0, 114, 178)}
 
 
@@ -33,10 +33,10 @@ def choose_cases(
     journal_rows: Iterable[Mapping[str, Any]], settings: EvaluationSettings, number: int, seed: int = 0
 ) -> dict[str, list[Case]]:
     """
-    Chooses `number` best, worst and random expressions; of an image at most one in each kind.
+    Chooses `number` best, worst and random expressions, with at most one per image and kind.
 
-    Of equal IoUs, of which there are many at 0, the seed chooses. Among the best, an expression without a target comes
-    after all that have one: an empty mask that is right shows nothing.
+    Ties are broken at random, since many IoUs are 0. Among the best, expressions without a target come last, because
+    their correct masks are empty.
     """
     cases, has_target = [], {}
     for row in journal_rows:
@@ -72,25 +72,25 @@ def draw_sheet(
     Draws the cases.
 
     Args:
-        cases: what `choose_cases` gave.
-        dataset_rows: the canonical rows of the cases, by number.
-        journal_rows: their lines of the journal, by number, with `mask` for each expression.
-        title: the first line.
-        columns: tiles in a line.
+        cases: The result of `choose_cases`.
+        dataset_rows: The canonical rows of the cases, by index.
+        journal_rows: The lines of the journal for these rows, by index, with a `mask` for each expression.
+        title: The first line of the sheet.
+        columns: Number of tiles next to each other.
 
     Returns:
-        A picture of mode "RGB".
+        An image of mode "RGB".
     """
     font = _font()
     line = round(FONT_SIZE * 1.35)
-    tile_height = PICTURE_HEIGHT + CAPTION_LINES * line + MARGIN
+    tile_height = IMAGE_HEIGHT + CAPTION_LINES * line + MARGIN
     heights = [line * 2 + -(-len(section) // columns) * tile_height for section in cases.values()]
     sheet = Image.new("RGB", (columns * (TILE_WIDTH + MARGIN) + MARGIN, 2 * line + 2 * MARGIN + sum(heights)), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, fill="black", font=font)
     left = MARGIN
-    for name, colour in MASK_COLORS.items():
-        draw.rectangle((left, MARGIN + line + 3, left + FONT_SIZE, MARGIN + line + 3 + FONT_SIZE), fill=colour)
+    for name, color in MASK_COLORS.items():
+        draw.rectangle((left, MARGIN + line + 3, left + FONT_SIZE, MARGIN + line + 3 + FONT_SIZE), fill=color)
         draw.text((left + FONT_SIZE + 6, MARGIN + line), name, fill="black", font=font)
         left += FONT_SIZE + 30 + round(font.getlength(name))
     top = MARGIN + 2 * line
@@ -102,30 +102,30 @@ def draw_sheet(
                 top + 2 * line + number // columns * tile_height,
             )
             entry = journal_rows[case.row]["expressions"][case.expression]
-            sheet.paste(_picture(dataset_rows[case.row], case, entry), position)
+            sheet.paste(_tile(dataset_rows[case.row], case, entry), position)
             caption = f"IoU {case.iou:.3f}  {entry['text']}"
             for index, text in enumerate(_wrap(caption, font)):
-                draw.text((position[0], position[1] + PICTURE_HEIGHT + index * line), text, fill="black", font=font)
+                draw.text((position[0], position[1] + IMAGE_HEIGHT + index * line), text, fill="black", font=font)
         top += height
     return sheet
 
 
-def _picture(row: Mapping[str, Any], case: Case, entry: Mapping[str, Any]) -> Image.Image:
-    """The image as it is, and beside it, in grey so that no colour of its own misleads, with the masks."""
+def _tile(row: Mapping[str, Any], case: Case, entry: Mapping[str, Any]) -> Image.Image:
+    """Draws the image and, beside it, a gray copy with the masks. In gray, its own colors cannot be confused."""
     image = row["image"].convert("RGB")
-    scale = min((TILE_WIDTH - 4) / 2 / image.width, (PICTURE_HEIGHT - MARGIN) / image.height)
+    scale = min((TILE_WIDTH - 4) / 2 / image.width, (IMAGE_HEIGHT - MARGIN) / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     image = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
-    # Under a protocol that stretches, the prediction has another size than the image: both become the tile's here.
+    # A protocol may stretch images, so the prediction can have another size than the image: both are resized here.
     predicted, wanted = (
         np.asarray(Image.fromarray(decode_mask(rle)).resize(size, Image.Resampling.NEAREST))
         for rle in (entry["mask"], row["masks"][row["mask_index"][case.expression]])
     )
     masks = [predicted & wanted, predicted & ~wanted, wanted & ~predicted]
-    tile = Image.new("RGB", (TILE_WIDTH, PICTURE_HEIGHT), "white")
+    tile = Image.new("RGB", (TILE_WIDTH, IMAGE_HEIGHT), "white")
     tile.paste(image)
-    pictures = [Image.fromarray(mask) for mask in masks]
-    overlay = draw_overlay(image.convert("L"), pictures, opacity=0.6, colors=list(MASK_COLORS.values()))
+    overlays = [Image.fromarray(mask) for mask in masks]
+    overlay = draw_overlay(image.convert("L"), overlays, opacity=0.6, colors=list(MASK_COLORS.values()))
     tile.paste(overlay, (size[0] + 4, 0))
     return tile
 

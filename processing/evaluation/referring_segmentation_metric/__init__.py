@@ -1,1 +1,1 @@
-"""The metric of referring image segmentation, in a folder that `evaluate.load` can take by itself."""
+"""The metric of referring image segmentation, in a folder that `evaluate.load` can load on its own."""

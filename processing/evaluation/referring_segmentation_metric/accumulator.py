@@ -1,8 +1,8 @@
-"""Streaming scores of referring image segmentation: oIoU, mIoU and P@X, and the four that know no-target expressions.
+"""Streaming scores of referring image segmentation: oIoU, mIoU and P@X, and four scores for no-target expressions.
 
-Every mask is reduced to three integers as it arrives. Sums are of integers, or of IoUs by `math.fsum`, which rounds
-only once. So the result does not depend on the order of the samples, on how they were spread over processes, or on
-where an evaluation was resumed.
+Each pair of masks is reduced to three integers at once. Integers are summed exactly, and IoUs with `math.fsum`, which
+rounds only once. The result therefore does not depend on the order of the samples, on how they are distributed over
+processes, or on where an evaluation was resumed.
 
 Definitions: oIoU, mIoU and P@X as in LAVT (Yang et al., CVPR 2022); gIoU, cIoU, N-acc and T-acc as in GRES (Liu et
 al., CVPR 2023).
@@ -24,7 +24,7 @@ NO_TARGET_RULES = ("grefcoco", "zero")
 
 
 class PixelCounts(NamedTuple):
-    """What a pair of masks comes down to, in pixels."""
+    """The counts of a pair of masks, in pixels."""
 
     intersection: int
     prediction_area: int
@@ -36,7 +36,7 @@ class PixelCounts(NamedTuple):
 
     @property
     def iou(self) -> float:
-        """The plain IoU, with 1.0 for two empty masks (the no-target rule of GRES)."""
+        """The IoU, which is 1.0 for two empty masks (the no-target rule of GRES)."""
         return self.intersection / self.union if self.union else 1.0
 
 
@@ -45,7 +45,7 @@ def _is_rle(mask: Any) -> bool:
 
 
 def _to_boolean(mask: Any, what: str) -> np.ndarray:
-    """A mask of any supported kind as a boolean array `(height, width)`."""
+    """Converts a mask of any supported kind to a boolean array `(height, width)`."""
     if _is_rle(mask):
         from pycocotools import mask as coco_mask
 
@@ -59,13 +59,13 @@ def _to_boolean(mask: Any, what: str) -> np.ndarray:
         return array
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(
-            f"A {what} mask must hold booleans or the integers 0 and 1, got {array.dtype}: threshold it first."
+            f"A {what} mask must contain booleans or the integers 0 and 1, got {array.dtype}: apply a threshold first."
         )
     strange = np.setdiff1d(np.unique(array), (0, 1))
     if strange.size:
         raise ValueError(
-            f"A {what} mask must hold 0 and 1 only, got {strange[:4].tolist()}. Pass pixels that are to be left out "
-            "(often written as 255) as a mask of their own in `ignored`."
+            f"A {what} mask must contain only 0 and 1, got {strange[:4].tolist()}. Pass pixels to ignore (often 255) "
+            "as a separate mask in `ignored`."
         )
     return array.astype(bool)
 
@@ -80,12 +80,12 @@ def count_pixels(prediction: Any, reference: Any, ignored: Any = None) -> PixelC
             or of the integers 0 and 1, or a COCO compressed RLE `{"size": [height, width], "counts": ...}` (needs
             `pycocotools`).
         ignored (*optional*):
-            A mask of the pixels that count neither for nor against the prediction.
+            A mask of the pixels to ignore.
 
     Raises:
-        ValueError: If the sizes differ, a mask is not two-dimensional or holds other values than 0 and 1, an RLE is
-            damaged, or nothing of the target, or of the whole image, is left beside the ignored pixels.
-        TypeError: If a mask holds floats (scores have to be thresholded first).
+        ValueError: If the sizes differ, if a mask is not two-dimensional or contains other values than 0 and 1, if an
+            RLE is damaged, or if the ignored pixels cover the whole target or the whole image.
+        TypeError: If a mask contains floats (apply a threshold to probabilities first).
     """
     if _is_rle(prediction) and _is_rle(reference) and ignored is None:
         from pycocotools import mask as coco_mask
@@ -102,10 +102,10 @@ def count_pixels(prediction: Any, reference: Any, ignored: Any = None) -> PixelC
         ignored = _to_boolean(ignored, "ignored")
         _check_sizes(prediction.shape, ignored.shape, "ignored")
         left = reference & ~ignored
-        # Its target area of 0 would say that the expression has no target.
+        # Otherwise, the target area of 0 would mean that the expression has no target.
         if ignored.all() or (reference.any() and not left.any()):
             raise ValueError(
-                "The `ignored` mask covers the whole reference, so the sample cannot be scored: leave it out."
+                "The `ignored` mask covers the whole reference, so this sample cannot be scored: leave it out."
             )
         prediction, reference = prediction & ~ignored, left
     return PixelCounts(
@@ -118,14 +118,14 @@ def count_pixels(prediction: Any, reference: Any, ignored: Any = None) -> PixelC
 def _check_sizes(prediction: tuple[int, ...], other: tuple[int, ...], what: str) -> None:
     if prediction != other:
         raise ValueError(
-            f"The prediction is {prediction[0]}x{prediction[1]} and the {what} mask {other[0]}x{other[1]} (height x "
-            "width): bring the prediction to the size of the reference before scoring, never the reverse."
+            f"The prediction has {prediction[0]}x{prediction[1]} pixels and the {what} mask {other[0]}x{other[1]} "
+            "(height x width): resize the prediction to the size of the reference, never the reverse."
         )
 
 
 @dataclass
 class _Tally:
-    """What is known of some of the samples: counts, and the IoU of each that has a target."""
+    """The sums over a set of samples, and the IoU of each sample that has a target."""
 
     hits: list[int]
     ious: list[float] = field(default_factory=list)
@@ -147,29 +147,30 @@ class _Tally:
 
 @dataclass
 class _State:
-    # Samples without an identifier are summed up by group at once; those with one are kept as four small values each,
-    # since only the whole set tells which of them a padding sampler has repeated.
+    # Samples without an identifier are added to the tally of their group at once. Samples with an identifier are kept,
+    # because a distributed sampler may repeat some of them in another process.
     tallies: dict[str | None, _Tally] = field(default_factory=dict)
     records: dict[str, tuple[int, int, int, str | None]] = field(default_factory=dict)
 
 
 class ReferringSegmentationMetric:
     """
-    Accumulates the scores of referring image segmentation, sample by sample (a sample: one expression on one image).
+    Accumulates the scores of referring image segmentation. A sample is one expression for one image.
 
-    A sample costs 32 bytes of memory, one that is given an identifier about 200 bytes.
+    A sample takes 32 bytes of memory, or about 200 bytes if it has an identifier.
 
     Args:
         thresholds (`Sequence[float]`, *optional*, defaults to `(0.5, 0.6, 0.7, 0.8, 0.9)`):
-            The X of P@X.
+            The thresholds X of P@X.
         inclusive (`bool`, *optional*, defaults to `True`):
-            Whether an IoU equal to X counts for P@X, as in LAVT, CARIS and ReLA; CRIS and CGFormer ask for more. The
-            comparison is of exact fractions: 7 of 10 pixels is 0.7, whatever floats make of it.
+            Whether an IoU equal to X counts for P@X, as in LAVT, CARIS and ReLA; CRIS and CGFormer require a larger
+            IoU. IoUs are compared as exact fractions, without rounding errors: 7 of 10 pixels are equal to 0.7.
         no_target (`str`, *optional*, defaults to `"grefcoco"`):
-            What becomes of an expression whose reference mask is empty. `"grefcoco"`: it is right if nothing was
-            predicted (IoU 1, nothing added to intersection and union), else wrong (IoU 0, the predicted area added to
-            the union); it enters gIoU, cIoU and N-acc, but neither mIoU, oIoU nor P@X. `"zero"`: it is a sample like
-            any other, with IoU 0 (the code of LAVT, which knows no such expressions).
+            How to score an expression whose reference mask is empty. `"grefcoco"`: if the prediction is empty, the IoU
+            is 1 and nothing is added to intersection and union; otherwise, the IoU is 0 and the predicted area is
+            added to the union. The expression counts in gIoU, cIoU and N-acc, but not in mIoU, oIoU and P@X. `"zero"`:
+            it counts like any other expression, with an IoU of 0, as in the code of LAVT, which does not treat such
+            expressions separately.
 
     Example:
 
@@ -190,7 +191,7 @@ class ReferringSegmentationMetric:
     ):
         if no_target not in NO_TARGET_RULES:
             raise ValueError(f"`no_target` must be one of {list(NO_TARGET_RULES)}, got {no_target!r}.")
-        # str() first: 0.7 as a float is a little less than seven tenths.
+        # Through `str`, since the float 0.7 is slightly less than 7/10.
         self._fractions = [Fraction(str(threshold)) for threshold in thresholds]
         if not all(0 <= fraction <= 1 for fraction in self._fractions):
             raise ValueError(f"`thresholds` must lie between 0 and 1, got {list(thresholds)}.")
@@ -200,7 +201,7 @@ class ReferringSegmentationMetric:
         self._state = _State()
 
     def reset(self) -> None:
-        """Forgets every sample."""
+        """Removes all samples."""
         self._state = _State()
 
     def update(
@@ -212,29 +213,31 @@ class ReferringSegmentationMetric:
         ignored: Sequence[Any] | None = None,
     ) -> list[PixelCounts]:
         """
-        Adds samples given as masks; each pair may have a size of its own, which should be that of the original image.
+        Adds samples as masks. Each pair of masks can have its own size, which should be that of the original image.
 
         Args:
             predictions, references (`Sequence`):
-                Masks as `count_pixels` takes them.
+                Masks in a format of `count_pixels`.
             groups (`Sequence[str]`, *optional*):
-                A name for each sample (a level, a data set): `compute` returns the scores of each group as well.
+                A name per sample, such as a level or a dataset. `compute` also returns the scores of each group.
             identifiers (`Sequence[str]`, *optional*):
-                What tells samples apart. A sample seen before is not counted again, within a process or over merged
-                ones: padding samplers repeat samples to give every process the same number.
+                A unique name per sample. A sample with a known identifier is not counted again, neither in the same
+                process nor in `merge`: distributed samplers repeat samples to give all processes the same number.
             ignored (`Sequence`, *optional*):
-                For each sample, None or a mask of the pixels that do not count.
+                For each sample, `None` or a mask of the pixels to ignore.
 
         Returns:
             `list[PixelCounts]`: the counts of each sample.
 
         Raises:
-            ValueError: If the lengths differ, or an identifier comes back with another reference or group.
+            ValueError: If the lengths differ, or if an identifier is repeated with another reference or group.
         """
         columns = {"references": references, "groups": groups, "identifiers": identifiers, "ignored": ignored}
         for name, column in columns.items():
             if column is not None and len(column) != len(predictions):
-                raise ValueError(f"Got {len(predictions)} predictions but {len(column)} {name}.")
+                raise ValueError(
+                    f"Got {len(predictions)} predictions but {len(column)} {name}: give one per prediction."
+                )
         ignored = ignored if ignored is not None else [None] * len(predictions)
         counts = [count_pixels(*sample) for sample in zip(predictions, references, ignored, strict=True)]
         self.update_counts(counts, groups, identifiers)
@@ -246,7 +249,7 @@ class ReferringSegmentationMetric:
         groups: Iterable[str | None] | None = None,
         identifiers: Iterable[str | None] | None = None,
     ) -> None:
-        """Adds samples given as `(intersection, prediction area, target area)`; the rest is as in `update`."""
+        """Adds samples as `(intersection, prediction area, target area)`. The other arguments are as in `update`."""
         counts = [PixelCounts(*map(int, sample)) for sample in counts]
         groups = list(groups) if groups is not None else [None] * len(counts)
         identifiers = list(identifiers) if identifiers is not None else [None] * len(counts)
@@ -254,7 +257,8 @@ class ReferringSegmentationMetric:
             smaller_area = min(sample.prediction_area, sample.target_area)
             if not 0 <= sample.intersection <= smaller_area:
                 raise ValueError(
-                    f"An intersection of {sample.intersection} pixels cannot be: the smaller mask has {smaller_area}."
+                    f"An intersection of {sample.intersection} pixels is impossible: the smaller mask has"
+                    f" {smaller_area} pixels."
                 )
             if identifier is None:
                 self._tally(self._state.tallies, sample, group)
@@ -263,13 +267,19 @@ class ReferringSegmentationMetric:
 
     def merge(self, *others: "ReferringSegmentationMetric | Mapping[str, Any]") -> "ReferringSegmentationMetric":
         """
-        Adds the samples of other accumulators (of other processes, as objects or as their `state_dict()`), and returns
-        this one. Samples with the same identifier count once.
+        Adds the samples of other metrics, given as objects or as their `state_dict()`, and returns this metric.
+        Samples with the same identifier count once.
+
+        Raises:
+            ValueError: If the settings of the metrics differ.
         """
         for other in others:
             state = other.state_dict() if isinstance(other, ReferringSegmentationMetric) else other
             if state["settings"] != self._settings():
-                raise ValueError(f"Cannot merge scores of {state['settings']} into scores of {self._settings()}.")
+                raise ValueError(
+                    f"Cannot merge a metric with the settings {state['settings']} into one with {self._settings()}: "
+                    "use the same settings for all."
+                )
             for group, values in state["tallies"]:
                 self._group_tally(self._state.tallies, group).add(_Tally(**values))
             for identifier, record in state["records"].items():
@@ -277,7 +287,7 @@ class ReferringSegmentationMetric:
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """All that has been accumulated, as lists, dicts, strings and numbers (fit for JSON and for gathering)."""
+        """Returns all samples as lists, dicts, strings and numbers, which can be written as JSON or gathered."""
         return {
             "settings": self._settings(),
             "tallies": [(group, asdict(tally)) for group, tally in self._state.tallies.items()],
@@ -285,26 +295,26 @@ class ReferringSegmentationMetric:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replaces what has been accumulated by what `state_dict` returned."""
+        """Replaces all samples with those of a `state_dict`."""
         self.reset()
         self.merge(state)
 
     def compute(self) -> dict[str, Any]:
         """
-        Returns the scores as fractions between 0 and 1. A score that nothing was seen for is None.
+        Computes the scores as fractions between 0 and 1. A score without any samples is `None`.
 
         Returns:
             `dict`:
-                - `oIoU`: sum of the intersections over sum of the unions, over expressions with a target.
-                - `mIoU`: mean of the IoUs, over expressions with a target; `mIoU_standard_error`: its standard error
-                  (standard deviation over the square root of the number, samples taken as independent).
+                - `oIoU`: sum of the intersections divided by sum of the unions, of the expressions with a target.
+                - `mIoU`: mean IoU of the expressions with a target; `mIoU_standard_error`: its standard error
+                  (standard deviation divided by the square root of the number, for independent samples).
                 - `P@X`: fraction of the expressions with a target whose IoU reaches X.
-                - `gIoU`, `cIoU`: as mIoU and oIoU, with the no-target expressions counted in by the rules of GRES.
-                - `N-acc`: fraction of the no-target expressions for which nothing was predicted; `T-acc`: fraction of
-                  the expressions with a target for which something was.
-                - `expressions`, `targets`, `no_targets`: how many samples; `intersection`, `union`: the sums in pixels
-                  behind cIoU.
-                - `groups`: the same scores for each group, if groups were given.
+                - `gIoU`, `cIoU`: as mIoU and oIoU, but including no-target expressions by the rules of GRES.
+                - `N-acc`: fraction of the no-target expressions with an empty prediction; `T-acc`: fraction of the
+                  expressions with a target whose prediction is not empty.
+                - `expressions`, `targets`, `no_targets`: numbers of samples; `intersection`, `union`: the sums in
+                  pixels that cIoU is computed from.
+                - `groups`: the same scores for each group, if there are groups.
         """
         tallies: dict[str | None, _Tally] = {}
         for group, tally in self._state.tallies.items():
@@ -322,7 +332,7 @@ class ReferringSegmentationMetric:
         return scores
 
     def __len__(self) -> int:
-        """How many samples count."""
+        """Number of samples."""
         tallied = sum(tally.targets + tally.no_targets for tally in self._state.tallies.values())
         return tallied + len(self._state.records)
 
@@ -334,12 +344,13 @@ class ReferringSegmentationMetric:
 
     def _record(self, identifier: str, record: tuple[int, int, int, str | None]) -> None:
         known = self._state.records.setdefault(identifier, record)
-        # The target area and the group belong to the data. The prediction may differ by a few pixels, since the other
-        # members of a batch can change the last bit of a logit: the first one stands.
+        # The target area and the group must be equal. The prediction may differ by a few pixels, since logits can
+        # differ in the last bit between batches; the first one counts.
         if known[2:] != record[2:]:
             raise ValueError(
-                f"The identifier {identifier!r} stands for two samples: one with a target of {known[2]} pixels in "
-                f"group {known[3]!r}, one with a target of {record[2]} pixels in group {record[3]!r}."
+                f"The identifier {identifier!r} was given to two samples: one with a target of {known[2]} pixels in "
+                f"group {known[3]!r}, one with a target of {record[2]} pixels in group {record[3]!r}. Give each "
+                "sample its own identifier."
             )
 
     def _tally(self, tallies: dict[str | None, _Tally], sample: PixelCounts, group: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The scores of referring image segmentation as an `evaluate` metric."""
+"""The metric of referring image segmentation for the `evaluate` library."""
 
 import datasets
 import evaluate
@@ -7,14 +7,14 @@ from .accumulator import DEFAULT_THRESHOLDS, ReferringSegmentationMetric, count_
 from .run_lengths import check_compressed
 
 
-# `evaluate` copies only the files that this one imports, so it imports what the accumulator needs.
+# `evaluate` copies only the files that this file imports, so this file also imports what the accumulator needs.
 __all__ = ["ReferringSegmentation", "check_compressed"]
 
 
 _DESCRIPTION = """
-Scores of referring image segmentation. oIoU is the sum of the intersections over the sum of the unions, mIoU the mean
-of the IoUs: papers give one or the other under the name of IoU, so both are always returned by name. P@X is the
-fraction of the expressions whose IoU reaches X. With expressions that refer to nothing (gRefCOCO), gIoU, cIoU, N-acc
+Scores of referring image segmentation. oIoU is the sum of the intersections divided by the sum of the unions, mIoU the
+mean of the IoUs. Papers report one or the other as "IoU", so the metric always returns both. P@X is the fraction of
+the expressions whose IoU reaches X. For datasets with expressions that refer to nothing (gRefCOCO), gIoU, cIoU, N-acc
 and T-acc follow the rules of GRES.
 """
 
@@ -33,19 +33,19 @@ _CITATION = """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: list of masks, one for each expression, each of the size of its reference (that of the original
-        image): numpy arrays, torch tensors, PIL images or nested lists of booleans or of 0 and 1, or COCO compressed
-        RLE {"size": [height, width], "counts": ...} (needs pycocotools).
-    references: list of masks of the same kinds. An empty one stands for an expression that refers to nothing.
-    groups (optional): list of names; the scores of each group are returned as well.
-    identifiers (optional): list of strings; a sample that comes again, from this process or another, counts once.
-    ignored (optional): list of masks (or None) of pixels that do not count.
-    thresholds (optional, for `compute`): the X of P@X, 0.5 to 0.9 by default.
+    predictions: list of masks, one per expression, each of the size of its reference (that of the original image):
+        numpy arrays, torch tensors, PIL images or nested lists of booleans or of 0 and 1, or COCO compressed RLE
+        {"size": [height, width], "counts": ...} (needs pycocotools).
+    references: list of masks of the same kinds. An empty mask means that the expression refers to nothing.
+    groups (optional): list of names; the scores of each group are also returned.
+    identifiers (optional): list of strings; samples with the same identifier, in any process, count once.
+    ignored (optional): list of masks (or None) of pixels to ignore.
+    thresholds (optional, for `compute`): the thresholds X of P@X, 0.5 to 0.9 by default.
     inclusive (optional, for `compute`): whether an IoU equal to X counts for P@X (default: yes).
-    no_target (optional, for `compute`): "grefcoco" (default) or "zero", an empty reference scored as IoU 0.
+    no_target (optional, for `compute`): "grefcoco" (default), or "zero" to score an empty reference as IoU 0.
 Returns:
-    oIoU, mIoU, mIoU_standard_error, P@0.5 ... P@0.9, gIoU, cIoU, N-acc, T-acc as fractions (None where nothing was
-    seen to compute one from), expressions, targets, no_targets, intersection, union, and groups if groups were given.
+    oIoU, mIoU, mIoU_standard_error, P@0.5 ... P@0.9, gIoU, cIoU, N-acc, T-acc as fractions (None without any samples),
+    expressions, targets, no_targets, intersection, union, and groups if there are any.
 Examples:
     >>> metric = evaluate.load(METRIC_PATH)  # from processing.evaluation import METRIC_PATH
     >>> scores = metric.compute(predictions=[[[1, 1], [0, 0]]], references=[[[1, 0], [0, 0]]])
@@ -56,8 +56,8 @@ Examples:
 
 class ReferringSegmentation(evaluate.Metric):
     """
-    Keeps three integers a sample, never the masks: `add` and `add_batch` count pixels at once and hand the counts to
-    `evaluate`, whose cache files (of several processes if `num_process` says so) then hold a few bytes an expression.
+    Keeps three integers per sample instead of the masks: `add` and `add_batch` count pixels at once and pass the
+    counts to `evaluate`. The cache files of `evaluate` then contain only a few bytes per expression.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -78,13 +78,15 @@ class ReferringSegmentation(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions, references, groups=None, identifiers=None, ignored=None):
-        """Adds samples: masks are counted now, and not kept."""
+        """Adds samples. Their pixels are counted at once, and the masks are not kept."""
         columns = {"references": references, "groups": groups, "identifiers": identifiers, "ignored": ignored}
         for name, column in columns.items():
             if column is not None and len(column) != len(predictions):
-                raise ValueError(f"Got {len(predictions)} predictions but {len(column)} {name}.")
+                raise ValueError(
+                    f"Got {len(predictions)} predictions but {len(column)} {name}: give one per prediction."
+                )
         nothing = [None] * len(predictions)
-        # Not `or`: of an array it has no truth value.
+        # Not `or`, since an array has no truth value.
         groups, identifiers, ignored = (
             nothing if column is None else column for column in (groups, identifiers, ignored)
         )
@@ -93,7 +95,7 @@ class ReferringSegmentation(evaluate.Metric):
             intersection=[sample.intersection for sample in counts],
             prediction_area=[sample.prediction_area for sample in counts],
             target_area=[sample.target_area for sample in counts],
-            # `evaluate` takes no None for a string.
+            # `evaluate` does not accept None for a string.
             group=[group or "" for group in groups],
             identifier=[identifier or "" for identifier in identifiers],
         )
@@ -111,9 +113,9 @@ class ReferringSegmentation(evaluate.Metric):
     def compute(
         self, *, predictions=None, references=None, groups=None, identifiers=None, ignored=None, **settings
     ) -> dict | None:
-        """Adds the samples that are given, if any, and returns the scores of all (on the main process)."""
+        """Adds the given samples, if any, and returns the scores of all samples (on the main process)."""
         if (predictions is None) != (references is None):
-            raise ValueError("Pass both `predictions` and `references`, or neither after `add` or `add_batch`.")
+            raise ValueError("Pass both `predictions` and `references`, or, after `add` or `add_batch`, neither.")
         if predictions is not None:
             self.add_batch(
                 predictions=predictions,

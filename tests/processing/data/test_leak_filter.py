@@ -64,7 +64,7 @@ def test_every_reference_file_of_a_folder_counts(world):
     (folder / "refs(google).json").write_text(json.dumps(other), "utf-8")
     assert held_out_image_ids(folder, split_by="unc") == ids(world, 2, 3)
     assert held_out_image_ids(folder) == ids(world, 1, 2, 3)
-    with pytest.raises(ValueError, match="none of them to hold out"):
+    with pytest.raises(ValueError, match="has only the splits"):
         held_out_image_ids(folder, splits=["dev"])
 
 

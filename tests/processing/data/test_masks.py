@@ -173,17 +173,17 @@ def test_empty_rle_is_no_target():
     [
         ({"size": [4, 5], "counts": [3, 4]}, "add up to 7 pixels"),
         ({"size": [4, 5], "counts": [30, -10]}, "negative run"),
-        ({"size": [5, 4], "counts": [20]}, r"size \(height, width\) = \(5, 4\) in an image of \(4, 5\)"),
+        ({"size": [5, 4], "counts": [20]}, r"size \(height, width\) = \(5, 4\) for an image of size \(4, 5\)"),
         ({"size": [4, 5], "counts": "01:0"}, "add up to"),
         ({"size": [4, 5], "counts": "d"}, "middle of a run"),
-        ({"size": [4, 5], "counts": "~"}, "cannot hold"),
+        ({"size": [4, 5], "counts": "~"}, "cannot contain"),
         ({"counts": None, "size": [4, 5]}, "needs `size`"),
-        ({"size": [4, 5], "counts": [0.5, 19.5]}, "whole numbers"),
-        ({"size": [4, 5], "counts": [[20]]}, "whole numbers"),
-        ({"size": [4, 5], "counts": [2**70]}, "whole numbers"),
-        ({"size": [4, 5], "counts": 20}, "whole numbers"),
-        ({"size": "45", "counts": [20]}, "whole numbers"),
-        ({"size": [10**5, 10**5], "counts": [10**10]}, "more than an image may have"),
+        ({"size": [4, 5], "counts": [0.5, 19.5]}, "integers"),
+        ({"size": [4, 5], "counts": [[20]]}, "integers"),
+        ({"size": [4, 5], "counts": [2**70]}, "integers"),
+        ({"size": [4, 5], "counts": 20}, "integers"),
+        ({"size": "45", "counts": [20]}, "integers"),
+        ({"size": [10**5, 10**5], "counts": [10**10]}, "more than the limit"),
         ({"width": 4}, "needs `counts`, `bytes` or `path`"),
         ([[1, 2, 3, 4]], "at least three points"),
         ([[1, 2, 3, 4, 5, 6, 7]], "at least three points"),
@@ -191,11 +191,11 @@ def test_empty_rle_is_no_target():
         ([[1, 2, 3, 1e9, 5, 6]], "far outside its image"),
         (b"not an image", "image of a mask cannot be read"),
         (png_bytes(np.ones((4, 5), dtype=bool))[:-30], "image of a mask cannot be read"),
-        (np.zeros((5, 4), dtype=bool), r"\(5, 4\) in an image of \(4, 5\)"),
-        (np.eye(5, 8, dtype=int).tolist(), r"\(5, 8\) in an image of \(4, 5\)"),
-        (Image.new("L", (4, 5)), r"\(5, 4\) in an image of \(4, 5\)"),
+        (np.zeros((5, 4), dtype=bool), r"\(5, 4\) for an image of size \(4, 5\)"),
+        (np.eye(5, 8, dtype=int).tolist(), r"\(5, 8\) for an image of size \(4, 5\)"),
+        (Image.new("L", (4, 5)), r"\(5, 4\) for an image of size \(4, 5\)"),
         ([], "empty list"),
-        (None, "no mask"),
+        (None, "mask is missing"),
     ],
 )
 def test_a_bad_mask_is_refused_with_its_reason(mask, message):
@@ -233,7 +233,7 @@ def test_other_refusals():
         to_rle("mask.png", 4, 5)
     with pytest.raises(ValueError, match="shape"):
         encode_mask(np.zeros((2, 3, 4)))
-    with pytest.raises(ValueError, match="at least one mask"):
+    with pytest.raises(ValueError, match="`rles` is empty"):
         union_rles([])
     with pytest.raises(ValueError, match="different sizes"):
         union_rles([empty_rle(2, 3), empty_rle(3, 2)])

@@ -316,7 +316,7 @@ def test_every_kind_of_mask_gives_the_same_counts():
 @pytest.mark.parametrize(
     ("prediction", "reference", "error", "message"),
     [
-        (np.full((2, 2), 0.3), np.ones((2, 2), bool), TypeError, "threshold it"),
+        (np.full((2, 2), 0.3), np.ones((2, 2), bool), TypeError, "apply a threshold"),
         (np.full((2, 2), 255, np.uint8), np.ones((2, 2), bool), ValueError, "255"),
         (np.ones((2, 3), bool), np.ones((2, 2), bool), ValueError, "2x3"),
         (np.ones((1, 2, 2), bool), np.ones((2, 2), bool), ValueError, r"\(height, width\)"),
@@ -335,12 +335,12 @@ DAMAGED = [
     ({"size": [4, 4], "counts": "a"}, "middle of a run"),
     ({"size": [4, 4], "counts": "0 0"}, "character ' '"),
     ({"size": [4, 4], "counts": "0é"}, "character 'é'"),
-    ({"size": [4, 4], "counts": "o" * 9 + "0"}, "longer than any image"),
+    ({"size": [4, 4], "counts": "o" * 9 + "0"}, "exceeds the size of any image"),
     ({"size": [4, 4], "counts": [8, 8]}, "compressed"),
     ({"size": [4], "counts": "`0"}, "height, width"),
-    ({"size": [4.5, 4], "counts": "`0"}, "whole numbers"),
-    ({"size": [10**5, 10**5], "counts": "PQl2T6"}, "more than an image may have"),
-    ({"size": [-4, -4], "counts": "`0"}, "above 0"),
+    ({"size": [4.5, 4], "counts": "`0"}, "integers"),
+    ({"size": [10**5, 10**5], "counts": "PQl2T6"}, "more than the limit"),
+    ({"size": [-4, -4], "counts": "`0"}, "positive integers"),
 ]
 
 
@@ -374,7 +374,7 @@ def test_samples_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="2 predictions but 1 references"):
         metric.update([np.ones((1, 1), bool)] * 2, [np.ones((1, 1), bool)])
     metric.update_counts([(1, 2, 5)], identifiers=["a"])
-    with pytest.raises(ValueError, match="'a' stands for two samples"):
+    with pytest.raises(ValueError, match="'a' was given to two samples"):
         metric.update_counts([(1, 2, 6)], identifiers=["a"])
     with pytest.raises(ValueError, match="Cannot merge"):
         metric.merge(ReferringSegmentationMetric(inclusive=False))
