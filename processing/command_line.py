@@ -1,4 +1,4 @@
-"""What the commands of `jmceln` share."""
+"""The argument parser of all `jmceln` commands."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from .names import nearest_name
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations, and answers an option that it does not know with the nearest one."""
+    """A parser without abbreviated options, whose error for an unknown option suggests the nearest one."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, **kwargs)

@@ -1,4 +1,4 @@
-"""Names that a user may set, and what to say of those that do not exist."""
+"""Checks of names that users set, with suggestions for unknown ones."""
 
 import difflib
 import inspect
@@ -9,30 +9,30 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 
 
 def nearest_name(name: str, names: Iterable[str], otherwise: str = ".") -> str:
-    """The end of a sentence about a name that is not among `names`: a question that names the nearest, if any is."""
+    """Returns a question that suggests the nearest of `names`, or `otherwise` if none is near."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean `{near[0]}`?" if near else otherwise
 
 
 def check_config_fields(fields: Mapping[str, Any], defaults: PretrainedConfig, name: str) -> None:
     """
-    Refuse fields that a configuration does not have; it would take them as they are and save them.
+    Checks that a configuration has all of the given fields. Otherwise, it would accept and save unknown ones.
 
     Args:
         fields (`Mapping`):
-            Fields to set. Those of a configuration within, such as `text_config`, are checked as well where they name
+            Fields to set. The fields of a nested configuration, such as `text_config`, are checked too if they contain
             its `model_type`.
         defaults (`PretrainedConfig`):
-            A configuration of the class that takes them.
+            A configuration of the same class.
         name (`str`):
-            What to call the fields in an error.
+            Name of the fields in error messages.
 
     Raises:
-        ValueError: for an unknown field, with the nearest name.
+        ValueError: If a field is unknown. The message suggests the nearest name.
     """
     known = {*defaults.to_dict(), *vars(defaults), *defaults.attribute_map}
     for field, value in fields.items():
-        # Some are properties, such as `num_labels`.
+        # Some fields are properties, such as `num_labels`.
         if field not in known and not hasattr(defaults, field):
             raise ValueError(f"There is no field `{name}.{field}`{nearest_name(field, known)}")
         if isinstance(value, Mapping) and value.get("model_type") in CONFIG_MAPPING:
@@ -41,15 +41,15 @@ def check_config_fields(fields: Mapping[str, Any], defaults: PretrainedConfig, n
 
 def check_arguments(function: Callable, arguments: Mapping[str, Any], name: str) -> None:
     """
-    Refuse arguments that a function does not take, and the lack of those that it needs, before it is called.
+    Checks that a function accepts the given arguments and that none is missing, before it is called.
 
     Args:
-        function (`Callable`): What is to be called with `arguments`.
+        function (`Callable`): The function to call with `arguments`.
         arguments (`Mapping`): Arguments by name.
-        name (`str`): What to call the arguments in an error.
+        name (`str`): Name of the function in error messages.
 
     Raises:
-        ValueError: for an unknown argument, with the nearest name; for one that is missing.
+        ValueError: If an argument is unknown (the message suggests the nearest name) or missing.
     """
     parameters = inspect.signature(function).parameters.values()
     named = {parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD}

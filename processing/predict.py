@@ -1,12 +1,12 @@
-"""Finds what expressions refer to in a picture, and draws it.
+"""Finds what expressions refer to in images, and draws or saves the masks.
 
     jmceln predict --model FOLDER_OR_HUB_ID --image photo.jpg --text "the red cup" --text "the spoon"
     jmceln predict --image photos/ --text "the red cup" --output-dir found --formats masks cut-outs
     jmceln predict --image questions.jsonl --output-dir found
 
-Without `--model` it takes the small model of shapes that comes with the project, which knows nothing of photographs.
+Without `--model`, it uses the checkpoint for photographs that ships with the repository.
 
-What takes seconds to import is imported inside the functions, so that `--help` and wrong usage answer at once.
+Slow modules are imported inside the functions, so that `--help` and usage errors are fast.
 """
 
 import argparse
@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command_line import CommandParser
+from .shipped_models import model_or_exit
 
 
 if TYPE_CHECKING:
     from . import ReferringImageSegmentationPipeline
-
-
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "checkpoints" / "jmceln-photos"
 
 
 def probability(text: str) -> float:
@@ -35,72 +33,71 @@ def probability(text: str) -> float:
 def build_parser() -> CommandParser:
     parser = CommandParser(
         prog="jmceln predict",
-        description="Find what expressions refer to in a picture: writes the picture with one coloured mask an "
-        "expression and a legend, and prints a table.",
+        description="Find what expressions refer to in an image. Writes the image with one colored mask per "
+        "expression and a legend, and prints a table of the scores.",
         epilog='example: jmceln predict --image photo.jpg --text "the woman left of the blue car" --output found.png',
     )
     parser.add_argument(
         "--model",
-        default=str(DEFAULT_MODEL),
-        help="folder or Hub id of a trained JMCELN with its processor "
-        f"(default: {DEFAULT_MODEL.parent.name}/{DEFAULT_MODEL.name} of this project)",
+        help="folder or Hub id of a JMCELN model with its processor (default: the one in checkpoints/ of this "
+        "project)",
     )
     parser.add_argument(
         "--image",
         required=True,
         nargs="+",
-        help="path or http(s) URL of the picture; with --output-dir also several of them, folders (of frames, too), "
-        'patterns such as "photos/*.jpg", and .jsonl files or - for standard input, whose lines are '
+        help="path or http(s) URL of the image; with --output-dir also several images, folders (also of video "
+        'frames), patterns such as "photos/*.jpg", and .jsonl files or - for standard input, with lines '
         '{"image": PATH, "expressions": [...]}',
     )
     parser.add_argument(
-        "--text", default=[], action="append", metavar="EXPRESSION", help="what to find; repeat it for more"
+        "--text", default=[], action="append", metavar="EXPRESSION", help="what to find; can be repeated"
     )
     parser.add_argument(
         "--output-dir",
         type=Path,
         metavar="DIR",
-        help="for many pictures: write all masks there as COCO RLE (predictions.jsonl) and in the --formats. The same "
-        "command again goes on where it stopped",
+        help="for many images: write all masks to this folder, as COCO RLE (predictions.jsonl) and in the --formats. "
+        "If it is interrupted, run the same command again to continue",
     )
     parser.add_argument(
         "--formats",
         nargs="+",
         choices=("masks", "cut-outs", "probabilities", "overlays", "polygons"),
         default=["masks"],
-        help="what to write into --output-dir: PNG masks, PNG cut-outs with transparency, .npy probabilities, "
+        help="files to write to --output-dir: PNG masks, PNG cut-outs with transparency, .npy probabilities, "
         "overlays, COCO annotations with polygons (default: masks)",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("overlay.png"), help="picture to write (default: %(default)s)"
+        "--output", type=Path, default=Path("overlay.png"), help="image file to write (default: %(default)s)"
     )
     parser.add_argument(
-        "--masks-dir", type=Path, metavar="DIR", help="also write every mask there, as a black and white PNG"
+        "--masks-dir", type=Path, metavar="DIR", help="also write every mask to this folder, as a black and white PNG"
     )
     parser.add_argument(
         "--threshold",
         type=probability,
         default=0.5,
-        help="nothing is found if the score is below this (default: %(default)s)",
+        help="if the score is below this number, the mask is empty (default: %(default)s)",
     )
     parser.add_argument(
         "--mask-threshold",
         type=probability,
         default=0.5,
-        help="a pixel belongs to the mask if its probability is above this (default: %(default)s)",
+        help="a pixel belongs to the mask if its probability is above this number (default: %(default)s)",
     )
     parser.add_argument("--device", help='for example "cpu" or "cuda:0" (default: an accelerator if there is one)')
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="precision of the model (default: %(default)s)",
+        help="dtype of the model (default: %(default)s)",
     )
     return parser
 
 
 def load_pipeline(model: str, device: str | None, dtype: str) -> "ReferringImageSegmentationPipeline":
-    """The pipeline with the classes of this checkout: no code from the folder or the Hub is run."""
+    """Loads the pipeline with the classes of this package. No code from the folder or the Hub is run."""
     import torch
     from transformers import AutoModel, AutoProcessor
 
@@ -119,11 +116,11 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> "ReferringImage
 
 
 def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Writes the pictures and returns what the pipeline answered."""
+    """Writes the overlay and the masks, and returns the results of the pipeline."""
     from .image_loading_jmceln import array_to_pil_image, image_to_array
     from .visualization import draw_overlay
 
-    # Not by Pillow's own conversion to RGB, which turns pictures of 16 bits white.
+    # Not `Image.convert("RGB")`, which turns 16-bit images white.
     image = array_to_pil_image(image_to_array(options.image[0]))
     pipe = load_pipeline(options.model, options.device, options.dtype)
     answers = pipe(image, options.text, threshold=options.threshold, mask_threshold=options.mask_threshold)
@@ -138,7 +135,7 @@ def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def format_table(answers: Sequence[dict[str, Any]]) -> str:
-    """One line an expression: its score, the share of the picture that its mask covers, and the expression."""
+    """Formats one line per expression: its score, the share of the image that its mask covers, and the expression."""
     lines = [f"{'score':>6}  {'area':>6}  expression"]
     for answer in answers:
         area = answer["mask"].histogram()[255] / (answer["mask"].width * answer["mask"].height)
@@ -153,7 +150,7 @@ def mask_path(folder: Path, index: int, expression: str) -> Path:
 
 
 def predict_many(options: argparse.Namespace) -> int:
-    """Writes into the folder of `options`, prints what was done, and returns how many pictures failed."""
+    """Writes the results for many images to `--output-dir`, prints a summary, and returns how many images failed."""
     from .app.predictions import Segmenter
     from .prediction.batch import predict_into_folder
     from .prediction.requests import read_requests
@@ -169,23 +166,24 @@ def predict_many(options: argparse.Namespace) -> int:
         options.model,
     )
     before = f", {counts.done_before} done before" if counts.done_before else ""
-    print(f"{counts.done} pictures done{before}, {counts.failed} failed: {options.output_dir}")
+    print(f"{counts.done} images done{before}, {counts.failed} failed: {options.output_dir}")
     return counts.failed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Write the picture and the masks, and print the table; or write many into a folder.
+    Writes the overlay and the masks of one image and prints the table, or writes the results for many images.
 
-    Exits with 1 and a line of what is wrong, also where only some of many pictures failed.
+    Prints an error in one line and exits with 1, also if only some of many images fail.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
     is_one = len(options.image) == 1 and options.image[0] != "-" and not options.image[0].endswith(".jsonl")
     if options.output_dir is None and not is_one:
-        parser.error("several pictures want a folder to write to: pass --output-dir DIR")
+        parser.error("there are several images: pass the folder to write to as --output-dir DIR")
     if options.output_dir is None and not options.text:
-        parser.error("say what to find: pass --text EXPRESSION")
+        parser.error("there is no expression: pass --text EXPRESSION")
+    options.model = model_or_exit(parser, options.model)
     try:
         if options.output_dir is not None:
             if predict_many(options):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from processing.cli import main
+from jmceln import main
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from modeling_jmceln import JMCELNModel
-from processing import predict
 from processing.evaluation import run as evaluate
 from processing.evaluation.report import results_table
+from processing.shipped_models import CHECKPOINTS, SHIPPED_MODELS
 from tests.tiny import tiny_config, tiny_processor
 
 
-FOLDER = predict.DEFAULT_MODEL.parent / "jmceln-shapes"
+FOLDER = CHECKPOINTS / "jmceln-shapes"
 SUBSET = 40
 
 
@@ -26,7 +26,7 @@ def test_it_is_small_and_whole():
     assert not [path.name for path in FOLDER.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-@pytest.mark.parametrize("folder", [FOLDER, predict.DEFAULT_MODEL], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [CHECKPOINTS / name for name in SHIPPED_MODELS], ids=lambda folder: folder.name)
 def test_the_code_of_shipped_models_is_that_of_the_packages(folder, tmp_path):
     JMCELNModel(tiny_config()).save_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)

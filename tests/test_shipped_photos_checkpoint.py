@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer, pipeline
 
-from processing import predict
 from processing.app.examples import read_examples
+from processing.shipped_models import CHECKPOINTS
 
 
-FOLDER = predict.DEFAULT_MODEL
+FOLDER = CHECKPOINTS / "jmceln-photos"
 PHOTOS = FOLDER.parents[1] / "examples" / "photos"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..command_line import CommandParser
-from ..predict import DEFAULT_MODEL
+from ..shipped_models import model_or_exit
 
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ def build_parser() -> CommandParser:
     add_data_options(parser)
     parser.add_argument(
         "--model",
-        default=str(DEFAULT_MODEL),
-        help="folder or Hub id of the model whose words to compare with "
-        f"(default: {DEFAULT_MODEL.parent.name}/{DEFAULT_MODEL.name} of this project)",
+        help="folder or Hub id of a model, whose tokenizer is checked for unknown words (default: the one in "
+        "checkpoints/ of this project)",
     )
     return parser
 
@@ -103,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.number < 1:
         parser.error("--number must be at least 1")
+    model = model_or_exit(parser, options.model)
     from .folder import OwnFolder
 
     try:
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if folder.rows:
             draw_sheet(folder, options.number, options.seed, options.sheet)
             print(f"look at {options.sheet}: does each outline fit its words?")
-            for sentence in describe_words(folder, options.model):
+            for sentence in describe_words(folder, model):
                 print(sentence)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")

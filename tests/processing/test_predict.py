@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from modeling_jmceln import JMCELNModel
-from processing import predict
+from processing import predict, shipped_models
 from processing.shapes.dataset import shapes_row
 from tests.tiny import tiny_config, tiny_processor
 
@@ -118,3 +118,13 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
         predict.main(arguments)
     assert stop.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def test_without_a_shipped_checkpoint_it_asks_for_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shipped_models, "CHECKPOINTS", tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        predict.main(["--image", "x.png", "--text", "a"])
+    assert stop.value.code == 2
+    assert "no shipped checkpoints: pass --model FOLDER_OR_HUB_ID" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.app.examples import read_examples
 from processing.app.predictions import Segmenter
-from processing.app.run import CHECKPOINTS
+from processing.shipped_models import CHECKPOINTS
 
 
 def test_examples_of_the_model_of_shapes_find_what_they_name() -> None:

@@ -26,9 +26,9 @@ from processing import JMCELNProcessor  # noqa: E402
 from processing.app.examples import read_examples  # noqa: E402
 from processing.app.page import build_page, launch  # noqa: E402
 from processing.app.predictions import Segmenter  # noqa: E402
-from processing.app.run import CHECKPOINTS  # noqa: E402
 from processing.data.masks import decode_mask  # noqa: E402
 from processing.shapes.dataset import shapes_row  # noqa: E402
+from processing.shipped_models import CHECKPOINTS  # noqa: E402
 
 
 BROWSER = shutil.which("chromium") or "/usr/bin/chromium"

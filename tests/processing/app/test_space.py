@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from modeling_jmceln import JMCELNModel
+from processing import shipped_models
 from processing.app import run
 from processing.app.examples import read_examples
 from tests.tiny import tiny_config, tiny_processor
@@ -86,7 +87,7 @@ def test_what_cannot_be_written_is_said_in_one_line(
 def test_without_a_model_it_says_what_to_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(shipped_models, "CHECKPOINTS", tmp_path)
     with pytest.raises(SystemExit) as stop:
         run.main([])
     assert stop.value.code == 2
@@ -94,10 +95,10 @@ def test_without_a_model_it_says_what_to_pass(
 
 
 def test_the_photographs_model_goes_before_that_of_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(shipped_models, "CHECKPOINTS", tmp_path)
     for name in ("jmceln-shapes", "jmceln-photos"):
         (tmp_path / name).mkdir()
-        assert run.shipped_model() == str(tmp_path / name)
+        assert shipped_models.shipped_model() == str(tmp_path / name)
 
 
 def test_examples_name_images_that_are_there(tmp_path: Path) -> None:

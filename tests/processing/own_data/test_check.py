@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from processing.cli import main
+from jmceln import main
 from tests.processing.own_data.own_folders import write_good_folder
 from tests.tiny import tiny_tokenizer
 

@@ -97,7 +97,11 @@ def test_json_lines_may_have_several_texts_for_a_mask(tmp_path: Path) -> None:
 WRONG = {
     "photos/nowhere.png": ("masks/good.png", "it", "there is no file 'photos/nowhere.png'"),
     "photos/1.png": ("masks/nowhere.png", "it", "there is no file 'masks/nowhere.png'"),
-    "photos/2.png": ("masks/small.png", "it", "'masks/small.png': mask of size (height, width) = (20, 30) for an image"),
+    "photos/2.png": (
+        "masks/small.png",
+        "it",
+        "'masks/small.png': mask of size (height, width) = (20, 30) for an image",
+    ),
     "photos/3.png": ("masks/empty.png", "it", "'masks/empty.png': the mask is empty"),
     "photos/4.png": ("masks/full.png", "it", "'masks/full.png': the mask covers the whole image"),
     "photos/5.png": ("masks/good.png", " ", "the expression is empty"),

@@ -1,4 +1,7 @@
-"""The command `jmceln`: names its subcommands, and imports only the one that is used."""
+"""The command `jmceln`: lists its subcommands, and imports only the one that is used.
+
+This module is outside the packages because importing a package imports torch and transformers, which takes seconds.
+"""
 
 import argparse
 import sys
@@ -13,18 +16,18 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "check-data": Command(".own_data.check", "see what is understood of your own data, and what is wrong in it"),
-    "train": Command(".training.run", "train a model"),
-    "evaluate": Command(".evaluation.run", "score a model on a dataset"),
-    "predict": Command(".predict", "segment what expressions refer to in an image"),
-    "app": Command(".app.run", "open a web page to try a model"),
-    "export": Command(".export.run", "export a model to ONNX and torch.export"),
-    "benchmark-data": Command(".data.run", "write data to train and to test on"),
+    "check-data": Command("processing.own_data.check", "check your own data, and list the problems in it"),
+    "train": Command("processing.training.run", "train a model"),
+    "evaluate": Command("processing.evaluation.run", "score a model on a dataset"),
+    "predict": Command("processing.predict", "segment what expressions refer to in images"),
+    "app": Command("processing.app.run", "open a web page to try a model"),
+    "export": Command("processing.export.run", "export a model to ONNX and torch.export"),
+    "benchmark-data": Command("processing.data.run", "write data for training and testing"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand; each has a `--help` of its own."""
+    """Runs a subcommand."""
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="jmceln",
@@ -38,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # Only the first argument is read here: the others, `--help` among them, are for the command.
+    # Only the first argument is parsed here. All others, including `--help`, are passed to the command.
     command = COMMANDS[parser.parse_args(arguments[:1]).command]
-    import_module(command.module, __package__).main(arguments[1:])
+    import_module(command.module).main(arguments[1:])
 
 
 if __name__ == "__main__":

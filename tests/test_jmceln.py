@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from processing.cli import COMMANDS, main
+from jmceln import COMMANDS, main
 
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def test_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,6 +21,15 @@ def test_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for name, command in COMMANDS.items():
         assert f"{name:{max(map(len, COMMANDS))}}  {command.summary}" in printed
+
+
+def test_the_list_of_commands_imports_no_slow_package() -> None:
+    code = (
+        "import sys, jmceln\ntry: jmceln.main(['--help'])\nfinally: print({'torch', 'transformers'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "check-data" in done.stdout
+    assert done.stdout.endswith("set()\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
