@@ -17,6 +17,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "check-data": Command("processing.own_data.check", "check your own data, and list the problems in it"),
+    "fine-tune": Command("processing.own_data.fine_tune", "fine-tune a model on your own data"),
     "train": Command("processing.training.run", "train a model"),
     "evaluate": Command("processing.evaluation.run", "score a model on a dataset"),
     "predict": Command("processing.predict", "segment what expressions refer to in images"),

@@ -15,22 +15,20 @@ import json
 import logging
 import random
 import sys
-import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline, set_seed
 
-from processing.data.masks import decode_mask
 from processing.evaluation import ReferringSegmentationMetric
+from processing.evaluation.answers import GAP, Answer, ask_all, grid, mark, with_caption
 from processing.evaluation.report import markdown_table
 from processing.evaluation.sheet import MASK_COLORS
 from processing.shapes import shapes_row
@@ -48,7 +46,7 @@ SEED = 0
 IMAGE_SIZE = 96
 IMAGES_PER_STEP = 4
 CASES_PER_LEVEL = 3
-PICTURE_SIDE, GAP, FONT_SIZE, LINE_HEIGHT = 144, 4, 13, 17
+PICTURE_SIDE = 144
 
 # Several English words of the benchmark mean the same and become one.
 NEW_WORDS = {
@@ -163,35 +161,6 @@ def fine_tune(model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], max
     trainer.save_model()
 
 
-class Answer(NamedTuple):
-    """The mask found for one expression, and the one wanted: `(height, width)`, boolean."""
-
-    found: np.ndarray
-    wanted: np.ndarray
-
-    def counts(self) -> tuple[int, int, int]:
-        """Pixels of both, of the mask found, and of the mask wanted."""
-        return int((self.found & self.wanted).sum()), int(self.found.sum()), int(self.wanted.sum())
-
-    def iou(self) -> float:
-        """Intersection over union; 1 where there is nothing to find and nothing was found."""
-        union = (self.found | self.wanted).sum()
-        return float((self.found & self.wanted).sum() / union) if union else 1.0
-
-
-def ask_all(
-    model: Any, processor: Any, rows: Iterable[Mapping[str, Any]], column: str = "expressions"
-) -> list[list[Answer]]:
-    """What the model finds for each expression of each row."""
-    ask = pipeline(TASK, model=model.eval(), processor=processor)
-    answers = []
-    for row in rows:
-        found = [np.asarray(answer["mask"]) > 0 for answer in ask(row["image"], row[column])]
-        wanted = [decode_mask(row["masks"][index]) > 0 for index in row["mask_index"]]
-        answers.append([Answer(*masks) for masks in zip(found, wanted, strict=True)])
-    return answers
-
-
 def score(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
     """The scores of the field over all expressions, and over those of each level as `groups`."""
     metric = ReferringSegmentationMetric()
@@ -272,44 +241,6 @@ def sheet_scores(
         drawn = [answers[name][case.row][case.expression] for of_level in cases.values() for case in of_level]
         metric.update_counts(answer.counts() for answer in drawn)
     return {name: metric.compute()["P@0.5"] for name, metric in metrics.items()}
-
-
-def mark(image: Image.Image, answer: Answer) -> Image.Image:
-    """The image in gray, with what was found rightly, found wrongly and missed in the colors of `MASK_COLORS`."""
-    parts = (answer.found & answer.wanted, answer.found & ~answer.wanted, answer.wanted & ~answer.found)
-    masks = [Image.fromarray(part) for part in parts]
-    return draw_overlay(image.convert("L"), masks, opacity=0.6, colors=list(MASK_COLORS.values()))
-
-
-def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures in rows of `columns`, each row as high as its highest picture, on white."""
-    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
-    width = max(sum(picture.width + GAP for picture in row) for row in rows)
-    heights = [max(picture.height for picture in row) + GAP for row in rows]
-    sheet = Image.new("RGB", (width, sum(heights)), "white")
-    top = 0
-    for row, height in zip(rows, heights, strict=True):
-        left = 0
-        for picture in row:
-            sheet.paste(picture, (left, top))
-            left += picture.width + GAP
-        top += height
-    return sheet
-
-
-def with_caption(picture: Image.Image, caption: Sequence[tuple[str, Any]]) -> Image.Image:
-    """A picture with lines of text in their colors below it; long lines are wrapped."""
-    font = ImageFont.load_default(size=FONT_SIZE)
-    lines = []
-    for text, color in caption:
-        characters = int(picture.width / font.getlength(text) * len(text))
-        lines += [(line, color) for line in textwrap.wrap(text, characters)]
-    captioned = Image.new("RGB", (picture.width, picture.height + len(lines) * LINE_HEIGHT + GAP), "white")
-    captioned.paste(picture)
-    draw = ImageDraw.Draw(captioned)
-    for number, (line, color) in enumerate(lines):
-        draw.text((0, picture.height + number * LINE_HEIGHT), line, fill=color, font=font)
-    return captioned
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from modeling_jmceln import JMCELNConfig
+from modeling_jmceln import JMCELNConfig, JMCELNModel
 from processing import JMCELNImageProcessor, JMCELNProcessor
 from processing.training.word_tokenizer import build_word_tokenizer
 
@@ -47,6 +47,15 @@ def tiny_config(**overrides: Any) -> JMCELNConfig:
         "num_context_tokens": 4,
     }
     return JMCELNConfig(**{**fields, **overrides})
+
+
+def tiny_model_with_batch_norm() -> JMCELNModel:
+    """A model on a MobileNetV2, whose layers keep statistics of the images that they see in training mode."""
+    fields = tiny_config().to_dict()
+    backbone = AutoConfig.for_model("mobilenet_v2", depth_multiplier=0.1)
+    text_encoder = AutoConfig.for_model(**fields["text_config"])
+    sizes = ("hidden_size", "mask_feature_size", "intermediate_size", "num_attention_heads", "num_stages")
+    return JMCELNModel.from_vision_text_pretrained(backbone, text_encoder, **{name: fields[name] for name in sizes})
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

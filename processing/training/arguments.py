@@ -230,6 +230,20 @@ class ReferringTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Decay of an average of the weights, which is scored, and saved at the end."},
     )
+    lora_rank: int = field(
+        default=0,
+        metadata={
+            "help": "Rank of low-rank adapters (LoRA) that learn in place of the encoders' matrices, and are merged"
+            " into them at the end; 0 for none. Needs `peft`."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after this many evaluations in a row without a better `metric_for_best_model`. Needs"
+            " `load_best_model_at_end`."
+        },
+    )
     num_pictures: int = field(
         default=4, metadata={"help": "Images whose predictions are shown in TensorBoard at each evaluation."}
     )
@@ -243,6 +257,10 @@ class ReferringTrainingArguments(TrainingArguments):
         # An average over the processes of what each has counted alone would not be the loss.
         if not self.average_tokens_across_devices:
             raise ValueError("`average_tokens_across_devices` must stay on: the loss is one sum over all processes.")
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("`early_stopping_patience` needs `load_best_model_at_end: true`.")
+        if self.lora_rank and self.ema_decay is not None:
+            raise ValueError("`lora_rank` and `ema_decay` do not go together; leave one of them out.")
 
     @property
     def learning_rate_scales(self) -> dict[str, float]:

@@ -20,9 +20,12 @@ from .word_tokenizer import build_word_tokenizer
 
 def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcessor:
     if arguments.model_name_or_path is not None:
-        processor = AutoProcessor.from_pretrained(
-            arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code
-        )
+        try:
+            processor = AutoProcessor.from_pretrained(
+                arguments.model_name_or_path, trust_remote_code=arguments.trust_remote_code
+            )
+        except OSError as error:
+            raise ValueError(f"Cannot load a processor from {arguments.model_name_or_path!r}: {error}") from error
         if arguments.tokenizer is not None:
             raise ValueError("`model_name_or_path` has a tokenizer of its own, which its weights need.")
     else:

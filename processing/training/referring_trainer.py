@@ -17,6 +17,7 @@ from ..pipeline_jmceln import check_finite_weights
 from .checkpoints import check_files, write_checksums
 from .finite_steps import IMAGE_IDS, FiniteSteps, NamedBatches
 from .image_sampler import ImageSampler
+from .lora import has_adapters, load_adapted_weights, save_adapted_weights
 from .parameter_groups import decaying_parameter_names, parameter_groups
 from .run_settings import write_settings
 from .training_data import StreamedImages
@@ -242,6 +243,8 @@ class ReferringTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             self.model = sharded
+        if has_adapters(self.model):
+            save_adapted_weights(self.model, self.args.output_dir if output_dir is None else output_dir)
         if self.settings is not None:
             write_settings(self.settings, self.args.output_dir if output_dir is None else output_dir)
 
@@ -264,6 +267,9 @@ class ReferringTrainer(Trainer):
 
     @staticmethod
     def _read_weights(folder: str, model: PreTrainedModel) -> None:
+        if has_adapters(model):
+            load_adapted_weights(model, folder)
+            return
         # `save_pretrained` gives some weights the names of older releases, which `from_pretrained` knows how to read.
         # The Trainer reads the file itself, passes over all weights whose names differ, and goes on with random ones
         # (huggingface/transformers issue 43701): the whole of a Swin backbone, for one.

@@ -20,7 +20,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import set_seed
+from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_jmceln import JMCELNModel
 
@@ -34,11 +34,13 @@ from .checkpoints import check_resumable, newest_intact_checkpoint
 from .collator import ReferringCollator
 from .frozen_parts import batch_norm_layers, freeze
 from .image_sampler import DrawnImages, EvaluatedImages, ImageSampler, count_expressions
+from .lora import add_adapters, has_adapters, merge_adapters
 from .prediction_pictures import PredictionPictures
 from .referring_trainer import ReferringTrainer
 from .run_settings import RESULTS_FILE, differing_settings, read_settings, write_settings
 from .trainer_metrics import TrainerMetrics
 from .training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
+from .unknown_words import find_unknown_words
 
 
 logger = logging.getLogger(__name__)
@@ -63,8 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         train_rows = load_training_rows(data_arguments)
         eval_rows = load_evaluation_rows(data_arguments)
     processor = build_processor(model_arguments, train_rows)
+    if training_arguments.should_log:
+        warn_of_unknown_words(processor, train_rows)
     model = build_model(model_arguments, processor)
     freeze_parts(model, training_arguments)
+    if training_arguments.lora_rank:
+        add_adapters(model, training_arguments.lora_rank)
     trainer = build_trainer(model, processor, train_rows, eval_rows, data_arguments, training_arguments, settings)
 
     if trainer.is_world_process_zero():
@@ -79,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             logger.info("Going on from %s", checkpoint)
         scores = trainer.train(resume_from_checkpoint=checkpoint).metrics
     scores = {**scores, **final_scores(trainer)}
+    if has_adapters(model):
+        merge_adapters(model)
     trainer.save_final_model()
     trainer.save_state()
     if training_arguments.push_to_hub:
@@ -131,6 +139,17 @@ def first_rows(rows: Any, count: int) -> Any:
     if isinstance(rows, datasets.Dataset):
         return rows.select(range(min(count, len(rows))))
     raise ValueError("`max_train_images` and `max_eval_images` are for datasets of known length.")
+
+
+def warn_of_unknown_words(processor: JMCELNProcessor, rows: Any) -> None:
+    """Say which share of the words is unknown to the tokenizer; the words of a stream are not known beforehand."""
+    if not isinstance(rows, datasets.Dataset):
+        return
+    unknown = find_unknown_words(
+        processor.tokenizer, (text for row in rows.select_columns(["expressions"]) for text in row["expressions"])
+    )
+    if unknown.counts:
+        logger.warning("%s. The model reads all of them as one and the same word.", unknown)
 
 
 def freeze_parts(model: JMCELNModel, arguments: ReferringTrainingArguments) -> None:
@@ -214,6 +233,8 @@ def build_trainer(
         preprocess_logits_for_metrics=metrics.reduce_logits,
         compute_metrics=metrics,
     )
+    if training.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(training.early_stopping_patience))
     if training.num_pictures > 0 and eval_rows:
         shown = next(iter(eval_rows.values()))
         pictures = [shown[index] for index in range(min(training.num_pictures, len(shown)))]

@@ -494,3 +494,26 @@ def test_a_saved_model_is_trained_without_its_own_code(tmp_path):
         train.main([settings, *more, "--output_dir", str(tmp_path / "third")])
     with pytest.raises(RuntimeError, match="the code of a folder was run"):
         train.main([settings, *more, "--output_dir", str(tmp_path / "third"), "--trust_remote_code"])
+
+
+def test_a_run_stops_when_it_gets_no_better(tmp_path):
+    settings = write_settings(tmp_path, max_steps=20, eval_steps=1, save_steps=1, learning_rate=0.0)
+    better = ["--load_best_model_at_end", "true", "--metric_for_best_model", "eval_made_gIoU"]
+    train.main([str(settings), *better, "--early_stopping_patience", "2"])
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 3
+    with pytest.raises(ValueError, match="`early_stopping_patience` needs `load_best_model_at_end"):
+        train.main([str(settings), "--early_stopping_patience", "2"])
+
+
+def test_words_that_the_model_does_not_know_are_said_at_the_start(tmp_path, caplog):
+    train.main([str(write_settings(tmp_path / "first", max_steps=1))])
+    rows = datasets.load_from_disk(str(tmp_path / "first" / "rows"))
+    features = rows.features
+    expressions = [["the zebra", *row["expressions"][1:]] for row in rows.remove_columns("image")]
+    renamed = rows.remove_columns("expressions").add_column("expressions", expressions).cast(features)
+    renamed.save_to_disk(tmp_path / "rows")
+    caplog.clear()
+    settings = str(write_settings(tmp_path, max_steps=1))
+    train.main([settings, "--model_name_or_path", str(tmp_path / "first" / "run"), "--image_size", "32"])
+    (message,) = [record.getMessage() for record in caplog.records if "does not know 7" in record.getMessage()]
+    assert ": zebra." in message
