@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo bench ablation test lint types clean
+.PHONY: help environment demo bench ablation test lint types docs clean
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,5 +47,9 @@ lint: $(INSTALLED) ## Checks style and format
 types: $(INSTALLED) ## Checks types
 	$(VENV)/bin/pyrefly check --python-interpreter-path $(PYTHON)
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(INSTALLED) ## Builds the documentation into site/, and fails on warnings and on links that lead nowhere
+	$(PYTHON) -m mkdocs build --strict
+
 clean: ## Removes the environment and all caches
-	rm -rf $(VENV) .cache .compat .hypothesis .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .cache .compat .hypothesis .pytest_cache .ruff_cache *.egg-info site
