@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .training.collator import ReferringCollator
     from .training.trainer_metrics import TrainerMetrics
 
-__version__ = "0.1.0"
+    __version__: str
 
 # These are imported when they are first used, since inference does not need their dependencies.
 _LAZY = {
     "ReferringCollator": ".training.collator",
     "ReferringSegmentationMetric": ".evaluation.metrics",
     "TrainerMetrics": ".training.trainer_metrics",
+    "__version__": "modeling_jmceln",
 }
 
 

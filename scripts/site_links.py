@@ -27,7 +27,9 @@ PAGES = {
 }
 SAME_AS = {"README.md": "index.md"}
 PICTURES = {".jpg", ".png"}
-LINK = re.compile(r"(?<!\\)(?P<mark>!?)\[(?P<text>(?:[^\[\]]|!?\[[^\[\]]*\](?:\([^()]*\))?)*)\]\((?P<target>[^()\s]+)\)")
+LINK = re.compile(
+    r"(?<!\\)(?P<mark>!?)\[(?P<text>(?:[^\[\]]|!?\[[^\[\]]*\](?:\([^()]*\))?)*)\]\((?P<target>[^()\s]+)\)"
+)
 FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"(`+[^`]*`+)")
 
@@ -49,7 +51,7 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001 - named by MkDocs
     """Rewrites the links of a page."""
     by_name = {name: source for source, name in PAGES.items()}
     source = by_name.get(page.file.src_uri, DOCS + page.file.src_uri)
@@ -61,7 +63,7 @@ def link_targets(markdown: str) -> list[str]:
     found = []
 
     def remember(match: re.Match[str]) -> str:
-        found.extend(LINK.sub(remember, match["text"]) and [])
+        LINK.sub(remember, match["text"])  # a picture may be the text of a link
         found.append(match["target"])
         return match[0]
 

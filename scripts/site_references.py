@@ -45,7 +45,7 @@ class LinkNames(griffe.Extension):
     def __init__(self) -> None:
         self.documented = documented_names()
 
-    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:  # noqa: ARG002 - more may come
         """Called for every module, class, function and attribute that is read."""
         if obj.docstring is not None:
             obj.docstring.value = with_links(obj.docstring.value, self.documented)

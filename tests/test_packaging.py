@@ -182,9 +182,14 @@ def test_what_training_needs_is_imported_when_it_is_used() -> None:
 
 
 def test_both_packages_tell_their_version_and_that_they_are_typed() -> None:
-    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    places = [
+        path
+        for path in (REPOSITORY / "pyproject.toml", *source_files("modeling_jmceln"), *source_files("processing"))
+        if re.search(r'^(__)?version(__)? = "', path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert places == [REPOSITORY / "modeling_jmceln" / "__init__.py"]
     for package in (modeling_jmceln, processing):
-        assert f'\nversion = "{package.__version__}"\n' in project
+        assert package.__version__ == modeling_jmceln.__version__
         assert (Path(package.__file__).parent / "py.typed").is_file()
 
 

@@ -322,7 +322,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
         size 1 is used for every image.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, expressions, length)`): Tokens of the expressions.
+            input_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, expressions, length)`):
+                Tokens of the expressions.
             attention_mask (`torch.Tensor` of the shape of `input_ids`, *optional*):
                 1 at tokens, 0 at padding. An expression without any 1 is padding.
             output_attentions (`bool`, *optional*): Whether to return the text encoder's attentions.
