@@ -1,8 +1,8 @@
 """Loads saved folders as a machine without this package does. Run by test_remote_code.py in an isolated interpreter.
 
 Called as `python -I -S load_without_package.py REQUEST`, where REQUEST is JSON: `path` (what to import from),
-`transformers` (the version expected there), `folders`, `image`, `expressions`, `thresholds` (of
-each folder) and `output` (a safetensors file).
+`transformers` (the version expected there), `folders` (or ids on a hub), `image`, `expressions`, `thresholds` (of
+each folder), `output` (a safetensors file) and, for a hub, `revision`.
 `-I` leaves out the working directory and PYTHONPATH, `-S` the site packages, and with them every editable install.
 """
 
@@ -27,15 +27,16 @@ from transformers.image_utils import load_image  # noqa: E402
 if transformers.__version__ != request["transformers"]:
     sys.exit(f"transformers {transformers.__version__} was imported instead of {request['transformers']}.")
 
+options = {"trust_remote_code": True, **({"revision": request["revision"]} if "revision" in request else {})}
 tensors = {}
 for name, folder in request["folders"].items():
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    config = AutoConfig.from_pretrained(folder, **options)
+    model = AutoModel.from_pretrained(folder, **options).eval()
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if dtypes != {torch.float32}:
         sys.exit(f"The weights of {folder} are {dtypes} in memory, but its config.json says float32.")
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, **options)
+    image_processor = AutoImageProcessor.from_pretrained(folder, **options)
     if type(model.config).__name__ != type(config).__name__ or config.model_type != "jmceln":
         sys.exit(f"AutoConfig gave {type(config)}, AutoModel one with {type(model.config)}.")
 
@@ -54,7 +55,7 @@ for name, folder in request["folders"].items():
     tensors[f"{name}.masks"] = masks.to(torch.uint8)
     tensors[f"{name}.scores"] = result["scores"]
 
-    pipe = pipeline("referring-image-segmentation", model=folder, trust_remote_code=True)
+    pipe = pipeline("referring-image-segmentation", model=folder, **options)
     found = pipe(request["image"], request["expressions"], **request["thresholds"][name])
     if [one["label"] for one in found] != request["expressions"]:
         sys.exit(f"The pipeline found {found}.")
