@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .command_line import CommandParser
+from .prediction.video import is_video
 from .shipped_models import model_or_exit
 
 
@@ -27,6 +28,13 @@ def probability(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def positive_integer(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
 
 
@@ -46,9 +54,9 @@ def build_parser() -> CommandParser:
         "--image",
         required=True,
         nargs="+",
-        help="path or http(s) URL of the image; with --output-dir also several images, folders (also of video "
-        'frames), patterns such as "photos/*.jpg", and .jsonl files or - for standard input, with lines '
-        '{"image": PATH, "expressions": [...]}',
+        help="path or http(s) URL of the image; with --output-dir also several images, video files, "
+        'folders (also of frames), patterns such as "photos/*.jpg", and .jsonl files or - for standard input, with '
+        'lines {"image": PATH, "expressions": [...]}',
     )
     parser.add_argument(
         "--text", default=[], action="append", metavar="EXPRESSION", help="what to find; can be repeated"
@@ -59,6 +67,13 @@ def build_parser() -> CommandParser:
         metavar="DIR",
         help="for many images: write all masks to this folder, as COCO RLE (predictions.jsonl) and in the --formats. "
         "If it is interrupted, run the same command again to continue",
+    )
+    parser.add_argument(
+        "--frame-step",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="of videos, segment every Nth frame (default: every frame)",
     )
     parser.add_argument(
         "--formats",
@@ -158,7 +173,7 @@ def predict_many(options: argparse.Namespace) -> int:
     pipe = load_pipeline(options.model, options.device, options.dtype)
     counts = predict_into_folder(
         Segmenter(pipe.model, pipe.processor),
-        read_requests(options.image, options.text),
+        read_requests(options.image, options.text, options.frame_step),
         options.output_dir,
         options.formats,
         options.threshold,
@@ -178,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
-    is_one = len(options.image) == 1 and options.image[0] != "-" and not options.image[0].endswith(".jsonl")
+    many = options.image[0] == "-" or options.image[0].endswith(".jsonl") or is_video(options.image[0])
+    is_one = len(options.image) == 1 and not many
     if options.output_dir is None and not is_one:
         parser.error("there are several images: pass the folder to write to as --output-dir DIR")
     if options.output_dir is None and not options.text:

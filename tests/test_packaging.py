@@ -42,6 +42,7 @@ OPTIONAL = (
     "matplotlib",
     "tensorboard",
     "peft",
+    "av",
     "onnx",
     "onnxruntime",
     "onnxscript",

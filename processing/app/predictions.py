@@ -12,6 +12,10 @@ from PIL import Image
 from ..image_loading_jmceln import ImageSource, array_to_pil_image, image_to_array
 
 
+# Lists of expressions whose features are kept.
+_KEPT_TEXTS = 64
+
+
 @dataclass(frozen=True)
 class Photo:
     """An upright photo in RGB, and what the model knows of it before any word is read."""
@@ -69,6 +73,7 @@ class Segmenter:
     def __init__(self, model: Any, processor: Any):
         self.model = model
         self.processor = processor
+        self._texts: dict[tuple[str, ...], Any] = {}
 
     @torch.inference_mode()
     def encode(self, source: ImageSource) -> Photo:
@@ -98,11 +103,9 @@ class Segmenter:
         Raises:
             ValueError: If an expression is blank, or longer than the tokenizer takes.
         """
-        inputs = self.processor(text=[list(expressions)], return_tensors="pt").to(self.model.device)
         outputs = self.model(
             image_features=photo.features,
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            text_features=self._encode_text(tuple(expressions)),
             output_attentions=look_inside,
         )
         return Answers(
@@ -115,6 +118,15 @@ class Segmenter:
                 _stage_maps(outputs, index) for index in range(len(outputs.stage_logits) if look_inside else 0)
             ),
         )
+
+    def _encode_text(self, expressions: tuple[str, ...]) -> Any:
+        """What the model knows of expressions: encoded once while the same ones are asked of photo after photo."""
+        if expressions not in self._texts:
+            inputs = self.processor(text=[list(expressions)], return_tensors="pt").to(self.model.device)
+            while len(self._texts) >= _KEPT_TEXTS:
+                del self._texts[next(iter(self._texts))]
+            self._texts[expressions] = self.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        return self._texts[expressions]
 
     def unknown_words(self, expression: str) -> tuple[str, ...]:
         """Words that the tokenizer does not know, which the model reads as one and the same."""

@@ -16,7 +16,7 @@ from ..app import pictures
 from ..app.predictions import Photo, Result, Segmenter
 from ..data.masks import decode_mask
 from .polygons import mask_to_polygons
-from .requests import Request
+from .requests import Request, UnusableRequest
 
 
 FORMATS = ("masks", "cut-outs", "probabilities", "overlays", "polygons")
@@ -36,7 +36,7 @@ class Counts:
 
 def predict_into_folder(
     segmenter: Segmenter,
-    requests: Iterable[Request],
+    requests: Iterable[Request | UnusableRequest],
     folder: Path,
     formats: Sequence[str] = ("masks",),
     threshold: float = 0.5,
@@ -68,18 +68,22 @@ def predict_into_folder(
     with (folder / PREDICTIONS).open("a", encoding="utf-8") as journal:
         # Silent where nobody looks: in a file or a pipe.
         for request in tqdm(requests, unit=" photos", disable=None):
+            if isinstance(request, UnusableRequest):
+                counts.failed += 1
+                tqdm.write(f"{request.place}: {request.reason}", file=sys.stderr)
+                continue
             key = _key(request.image, request.expressions)
             if key in done:
                 counts.done_before += 1
                 continue
             try:
-                photo = segmenter.encode(request.image)
+                photo = segmenter.encode(request.image if request.pixels is None else request.pixels)
                 results = _ask(segmenter, photo, request, threshold, mask_threshold)
             except (OSError, ValueError) as error:
                 counts.failed += 1
                 tqdm.write(f"{request.image}: {error}", file=sys.stderr)
                 continue
-            _write_files(folder, f"{Path(request.image).stem}-{key}", photo, results, formats)
+            _write_files(folder, f"{request.stem}-{key}", photo, results, formats)
             entry = {
                 "image": request.image,
                 "expressions": request.expressions,

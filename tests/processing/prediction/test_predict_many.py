@@ -16,7 +16,7 @@ from processing import predict
 from processing.data.masks import decode_mask, encode_mask, polygons_to_rle
 from processing.prediction.batch import FORMATS, coco_annotations
 from processing.prediction.polygons import mask_to_polygons
-from processing.prediction.requests import Request, read_requests
+from processing.prediction.requests import Request, UnusableRequest, read_requests
 from tests.tiny import tiny_config, tiny_processor
 
 
@@ -85,7 +85,7 @@ def test_it_goes_on_where_it_stopped(
     (output / "predictions.jsonl").write_text(first + second[:50], encoding="utf-8")  # as a kill leaves it
     capsys.readouterr()
     assert run(checkpoint, output, *arguments) == 0
-    assert "1 pictures done, 1 done before, 0 failed" in capsys.readouterr().out
+    assert "1 images done, 1 done before, 0 failed" in capsys.readouterr().out
     assert (output / "predictions.jsonl").read_text(encoding="utf-8") == whole
     assert run(checkpoint, output, *arguments, "--formats", "overlays") == 1
     assert "another formats" in capsys.readouterr().err
@@ -98,7 +98,7 @@ def test_a_broken_photo_is_named_and_counted(
     assert run(checkpoint, tmp_path / "found", "--image", str(photos), "--text", "the star") == 1
     captured = capsys.readouterr()
     assert "frame5.png" in captured.err
-    assert "2 pictures done, 1 failed" in captured.out
+    assert "2 images done, 1 failed" in captured.out
     assert len(lines(tmp_path / "found")) == 2
 
 
@@ -120,19 +120,48 @@ def test_paths_in_a_file_of_lines_are_relative_to_it(photos: Path) -> None:
     assert requests == [Request(str(photos / "frame2.png"), ("the star",))]
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("{", "line 1 of .* is no JSON"),
-        ('{"photo": "a.png"}', "line 1 of .* must be like"),
+def test_lines_that_ask_nothing_are_named_and_passed_over(tmp_path: Path) -> None:
+    lines = [
+        ("{", "not JSON"),
+        ('{"photo": "a.png"}', "it must be like"),
         ('{"image": "a.png", "expressions": [1]}', "must be strings"),
         ('{"image": "a.png"}', "pass --text"),
-    ],
-)
-def test_lines_that_ask_nothing_are_named(tmp_path: Path, line: str, said: str) -> None:
-    (tmp_path / "questions.jsonl").write_text(line, encoding="utf-8")
-    with pytest.raises(ValueError, match=said):
-        list(read_requests([str(tmp_path / "questions.jsonl")], []))
+    ]
+    good = '{"image": "a.png", "text": "it"}'
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join([*(line for line, _ in lines), good]), encoding="utf-8")
+    *unusable, last = read_requests([str(path)], [])
+    assert last == Request(str(tmp_path / "a.png"), ("it",))
+    for number, (request, (_, said)) in enumerate(zip(unusable, lines, strict=True), start=1):
+        assert isinstance(request, UnusableRequest)
+        assert request.place == f"line {number} of {path}"
+        assert said in request.reason
+
+
+def test_a_malformed_line_is_counted_and_the_exit_code_says_so(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = photos / "questions.jsonl"
+    path.write_text('{"image": "frame2.png",\n{"image": "frame10.png", "text": "the star"}\n', encoding="utf-8")
+    assert run(checkpoint, tmp_path / "found", "--image", str(path)) == 1
+    captured = capsys.readouterr()
+    assert f"line 1 of {path}: not JSON" in captured.err
+    assert "1 images done, 1 failed" in captured.out
+
+
+def test_a_phrase_is_encoded_once_for_all_images(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    encode = JMCELNModel.get_text_features
+    monkeypatch.setattr(
+        JMCELNModel,
+        "get_text_features",
+        lambda self, *args, **kwargs: calls.append(1) or encode(self, *args, **kwargs),
+    )
+    assert run(checkpoint, tmp_path / "found", "--image", str(photos), "--text", "the star") == 0
+    assert len(lines(tmp_path / "found")) == 2
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("source", ["", "*.png"])
