@@ -224,7 +224,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = folder / "sources"
     for package in PACKAGES:
         shutil.copytree(REPOSITORY / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("jmceln.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, sources)
     run_pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(sources))
     return next(folder.glob("jmceln-*.whl"))
@@ -254,7 +254,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     files = set(zipfile.ZipFile(wheel).namelist())
     roots = {name.split("/")[0] for name in files}
-    assert roots == {*PACKAGES, next(root for root in roots if root.endswith(".dist-info"))}
+    assert roots == {"jmceln.py", *PACKAGES, next(root for root in roots if root.endswith(".dist-info"))}
     expected = {path.relative_to(REPOSITORY).as_posix() for package in PACKAGES for path in source_files(package)}
     assert expected <= files
     configs = {f"processing/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "configs").rglob("*.yaml")}
@@ -302,5 +302,15 @@ def test_commands_of_the_wheel_work_away_from_the_repository(installed: Path, tm
     table = run("jmceln", "predict", "--model", "model", "--image", "image.png", "--text", "the red square")
     assert "the red square" in table
     assert (tmp_path / "overlay.png").is_file()
+    without_model = subprocess.run(
+        [installed / "jmceln", "predict", "--image", "image.png", "--text", "the red square"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert without_model.returncode == 2
+    assert "no shipped checkpoints: pass --model" in without_model.stderr
     # An export takes a minute; tests/processing/export has it.
     assert "--int8" in run("jmceln", "export", "--help")
