@@ -33,12 +33,12 @@ from tqdm.auto import tqdm
 
 import modeling_jmceln
 from benchmarks.ablation_report import REPORTED_DIFFERENCES, as_markdown, document, draw
-from benchmarks.stage_analysis import analyse, summarize
+from benchmarks.stage_analysis import analyze, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.evaluation.controls import CONTROLS
 from processing.shapes.dataset import shapes_row
-from processing.shapes.oracles import LabelledScene, labelled_scene, oracle_scores
+from processing.shapes.oracles import LabeledScene, labeled_scene, oracle_scores
 from processing.training import run as train
 from processing.training.arguments import load_settings
 
@@ -165,9 +165,7 @@ def read_finished(
     return None, []
 
 
-def train_and_measure(
-    run: Mapping[str, Any], run_file: str, scenes: Sequence[LabelledScene], output_dir: Path
-) -> None:
+def train_and_measure(run: Mapping[str, Any], run_file: str, scenes: Sequence[LabeledScene], output_dir: Path) -> None:
     """Leaves the result of a run as JSON in `output_dir`; one that was killed goes on."""
     name = run_name(run["variant"], run["seed"])
     folder = output_dir / folder_name(run)
@@ -187,7 +185,7 @@ def train_and_measure(
         shutil.rmtree(checkpoint)
 
 
-def measure(variant: str, folder: Path, scenes: Sequence[LabelledScene]) -> dict[str, Any]:
+def measure(variant: str, folder: Path, scenes: Sequence[LabeledScene]) -> dict[str, Any]:
     """The size of a trained model and its figures."""
     model = JMCELNModel.from_pretrained(folder)
     processor = JMCELNProcessor.from_pretrained(folder)
@@ -195,7 +193,7 @@ def measure(variant: str, folder: Path, scenes: Sequence[LabelledScene]) -> dict
     controls = tuple(CONTROLS) if variant == FULL_MODEL else ()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "summary": summarize(analyse(model, processor, scenes, controls=controls)),
+        "summary": summarize(analyze(model, processor, scenes, controls=controls)),
     }
 
 
@@ -211,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         raise ValueError(f"There are no variants {sorted(unknown)}; there are {list(plan['variants'])}.")
     test = plan["test"]
     scenes = [
-        labelled_scene(test["split"], index, image_size=test["image_size"])
+        labeled_scene(test["split"], index, image_size=test["image_size"])
         for index in tqdm(range(test["size"]), desc="test scenes", unit="scene", leave=False)
     ]
     documented = json.loads(DOCUMENTED.read_text(encoding="utf-8")) if DOCUMENTED.is_file() else []

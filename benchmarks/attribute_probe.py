@@ -3,7 +3,7 @@
     python benchmarks/attribute_probe.py --model checkpoints/jmceln-shapes               # prints the table
     python benchmarks/attribute_probe.py --model checkpoints/jmceln-shapes --document    # into docs/results.md
 
-"The star with the colour of the ring" needs the ring's colour, which no word names. A probe is fitted on objects of
+"The star with the color of the ring" needs the ring's color, which no word names. A probe is fitted on objects of
 the split `validation` and scored on objects of the split `test`, while the model reads expressions that compare.
 """
 
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.evaluation.report import fill_page, markdown_table
-from processing.shapes.oracles import LabelledScene, labelled_scene
+from processing.shapes.oracles import LabeledScene, labeled_scene
 from processing.shapes.queries import ATTRIBUTES
 
 
@@ -33,7 +33,7 @@ PAGE = Path("docs/results.md")
 
 
 @torch.no_grad()
-def maps_of(model: JMCELNModel, processor: Any, scene: LabelledScene) -> Iterator[tuple[str, torch.Tensor]]:
+def maps_of(model: JMCELNModel, processor: Any, scene: LabeledScene) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and `(height, width, channels)` of each map while the model reads the scene's first expression."""
     inputs = processor(images=scene.image, text=scene.expressions[0].text, return_tensors="pt")
     output = model(**inputs, output_hidden_states=True)
@@ -48,7 +48,7 @@ def maps_of(model: JMCELNModel, processor: Any, scene: LabelledScene) -> Iterato
 
 
 def object_features(
-    model: JMCELNModel, processor: Any, scenes: Sequence[LabelledScene]
+    model: JMCELNModel, processor: Any, scenes: Sequence[LabeledScene]
 ) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
     """Mean of each map over each visible object, `(objects, channels)`, and the attributes of the objects."""
     features: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -70,7 +70,7 @@ def object_features(
 def probe(
     features: torch.Tensor, labels: Sequence[str], test_features: torch.Tensor, test_labels: Sequence[str]
 ) -> float:
-    """Share of the test labels that multinomial logistic regression on standardised features names."""
+    """Share of the test labels that multinomial logistic regression on standardized features names."""
     names = sorted({*labels, *test_labels})
     mean, deviation = features.mean(0), features.std(0) + 1e-6
     features, test_features = (features - mean) / deviation, (test_features - mean) / deviation
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
             model,
             processor,
             [
-                labelled_scene(split, index, image_size=image_size, levels=("comparison",), expressions_per_image=1)
+                labeled_scene(split, index, image_size=image_size, levels=("comparison",), expressions_per_image=1)
                 for index in range(settings.scenes)
             ],
         )

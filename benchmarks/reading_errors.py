@@ -9,21 +9,21 @@ import numpy as np
 
 from benchmarks.stage_analysis import ExpressionRecord
 from processing.evaluation.report import markdown_table
-from processing.shapes.oracles import READERS, LabelledScene, head_matches
+from processing.shapes.oracles import BASELINES, LabeledScene, head_matches
 
 
-# Of those in READERS, the ones whose answers differ from "any object that fits the head phrase".
+# Of those in BASELINES, the ones whose answers differ from "any object that fits the head phrase".
 COMPARED = ("nearest to the anchor", "outermost that way", "last relation unread")
 LEVELS = ("relation", "chain2", "chain3")
 
 
 def reading_errors(
-    scenes: Sequence[LabelledScene], records: Sequence[ExpressionRecord]
+    scenes: Sequence[LabeledScene], records: Sequence[ExpressionRecord]
 ) -> dict[str, dict[str, list[float]]]:
     """
     Args:
-        scenes (`Sequence[LabelledScene]`)
-        records (`Sequence[ExpressionRecord]`): Of all their expressions, from `stage_analysis.analyse`.
+        scenes (`Sequence[LabeledScene]`)
+        records (`Sequence[ExpressionRecord]`): Of all their expressions, from `stage_analysis.analyze`.
 
     Returns:
         `dict`: By level, one entry an error in every list. `fits the head phrase`: 0 or 1; by reader of `COMPARED`
@@ -41,13 +41,13 @@ def reading_errors(
         if record["object"] not in wrong:
             continue
         for reader in COMPARED:
-            answers = {index for _, objects in READERS[reader][1](scene, expression.query) for index in objects}
+            answers = {index for _, objects in BASELINES[reader][1](scene, expression.query) for index in objects}
             found[reader].append(record["object"] in answers)
             found[f"{reader}, chance"].append(sum(index in answers for index in wrong) / len(wrong))
     return errors
 
 
-def reading_errors_table(scenes: Sequence[LabelledScene], records: Sequence[ExpressionRecord]) -> str:
+def reading_errors_table(scenes: Sequence[LabeledScene], records: Sequence[ExpressionRecord]) -> str:
     """Shares of the errors in points, with what chance would give in brackets."""
     rows = [["level", "errors", "fit the head phrase", *COMPARED]]
     for level, found in reading_errors(scenes, records).items():

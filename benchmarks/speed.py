@@ -310,7 +310,7 @@ class Benchmark:
         return call
 
     def measure_memory(self) -> list[dict[str, Any]]:
-        """Peak bytes beyond the weights (in training: beyond weights, gradients and the optimiser's states)."""
+        """Peak bytes beyond the weights (in training: beyond weights, gradients and the optimizer's states)."""
         dtype, attention, _ = self.options.variants[0].split(":")
         model = build_model(self.options.tiny, attention, self.device)
         weights = sum(parameter.nbytes for parameter in model.parameters())

@@ -68,7 +68,7 @@ def fill_zero_biases(model: nn.Module) -> None:
     Gives biases that are all zero small random values, as training would.
 
     With zero biases the padded windows of a Swin hold denormal numbers, which processors add and multiply many times
-    slower than others: the time would be that of the initialisation, not of the model.
+    slower than others: the time would be that of the initialization, not of the model.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -91,7 +91,7 @@ def milliseconds(record: dict[str, Any]) -> str:
     return f"{1000 * record['seconds']:.4g} ({spread}){' *' * record['noisy']}"
 
 
-def utilisation(results: dict[str, Any], record: dict[str, Any]) -> str:
+def utilization(results: dict[str, Any], record: dict[str, Any]) -> str:
     if "flops_per_second" not in record:
         return ""
     return f"{record['flops_per_second'] / results['machine']['matmul_flops_per_second'][record['dtype']]:.0%}"
@@ -117,7 +117,7 @@ def inference_section(results: dict[str, Any]) -> str:
             + f", compile={record['compile']}" * (record["compile"] != "none"),
             "ms (quartiles)": milliseconds(record),
             "over encoders": f"{record['ratio']:.3f}",
-            "of matrix product": utilisation(results, record),
+            "of matrix product": utilization(results, record),
         }
         for record in results["inference"]
     ]
@@ -192,7 +192,7 @@ def training_section(results: dict[str, Any]) -> str:
             "gradient checkpointing": "yes" if record["gradient_checkpointing"] else "no",
             "ms a step (quartiles)": milliseconds(record),
             "expressions/s": f"{record['expressions_per_second']:.3g}",
-            "of matrix product": utilisation(results, record),
+            "of matrix product": utilization(results, record),
         }
         for record in results["training"]
     ]
@@ -339,14 +339,14 @@ def draw(results: dict[str, Any], path: Path) -> None:
             sorted(select(ours, size=size), key=lambda record: record["expressions"]), "expressions", "ratio"
         )
         by_count.plot(xs, ys, marker="o", label=f"{size}²")
-    by_count.axhline(1, color="grey", linestyle="--", linewidth=1)
+    by_count.axhline(1, color="gray", linestyle="--", linewidth=1)
     by_count.set(xlabel="expressions on one image", ylabel="time / time of the encoders", ylim=(0, None))
     by_count.legend(title="input")
     for count in sorted({record["expressions"] for record in ours}):
         selected = sorted(select(ours, expressions=count), key=lambda record: record["size"])
         by_size.plot(*points(selected, "megapixels", "seconds"), marker="o", label=f"{count} expressions")
     floors = sorted(select(records, model="encoders"), key=lambda record: record["size"])
-    by_size.plot(*points(floors, "megapixels", "seconds"), marker="o", color="grey", linestyle="--", label="encoders")
+    by_size.plot(*points(floors, "megapixels", "seconds"), marker="o", color="gray", linestyle="--", label="encoders")
     by_size.set(xlabel="megapixels", ylabel="seconds", ylim=(0, None))
     by_size.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

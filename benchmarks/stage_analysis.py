@@ -16,7 +16,7 @@ from torch import nn
 
 from modeling_jmceln import JMCELNModel
 from processing.evaluation.controls import CONTROLS, control_expressions
-from processing.shapes.oracles import LabelledScene
+from processing.shapes.oracles import LabeledScene
 from processing.shapes.queries import landmarks_of
 
 
@@ -26,10 +26,10 @@ ExpressionRecord = dict[str, Any]
 
 
 @torch.no_grad()
-def analyse(
+def analyze(
     model: JMCELNModel,
     processor: Any,
-    scenes: Sequence[LabelledScene],
+    scenes: Sequence[LabeledScene],
     batch_size: int = 16,
     controls: Collection[str] = tuple(CONTROLS),
 ) -> list[ExpressionRecord]:
@@ -39,7 +39,7 @@ def analyse(
     Args:
         model ([`JMCELNModel`])
         processor (`JMCELNProcessor`)
-        scenes (`Sequence[LabelledScene]`): With at least one expression each.
+        scenes (`Sequence[LabeledScene]`): With at least one expression each.
         batch_size (`int`): Images a call.
         controls (`Collection[str]`): Those of `CONTROLS` to ask as well; each takes as long as the question itself.
 
@@ -109,7 +109,7 @@ def _ask(model: JMCELNModel, processor: Any, images: Sequence, texts: Sequence, 
 
 
 def _record(
-    scene: LabelledScene,
+    scene: LabeledScene,
     row: int,
     position: int,
     output: Any,
@@ -155,7 +155,7 @@ def _record(
 
 
 def _look(
-    weights: torch.Tensor, scene: LabelledScene, target: int, landmarks: Sequence[int], output: Any
+    weights: torch.Tensor, scene: LabeledScene, target: int, landmarks: Sequence[int], output: Any
 ) -> dict[str, float | None] | None:
     """Weights `(heads, tokens, keys)` of one stage to the density of attention on each of `PLACES`."""
     height, width = output.image_features.pixel_features[-1].shape[1:3]

@@ -26,7 +26,7 @@ from benchmarks.stage_analysis import stage_probabilities
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.shapes.expressions import LEVELS
-from processing.shapes.oracles import LabelledScene, labelled_scene
+from processing.shapes.oracles import LabeledScene, labeled_scene
 from processing.shapes.queries import landmarks_of
 
 
@@ -42,7 +42,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def choose(scenes: Sequence[LabelledScene], levels: Sequence[str], count: int, seed: int) -> list[tuple[int, int]]:
+def choose(scenes: Sequence[LabeledScene], levels: Sequence[str], count: int, seed: int) -> list[tuple[int, int]]:
     """Scene and position of expressions drawn at random, level by level."""
     generator = random.Random(seed)
     chosen = []
@@ -58,7 +58,7 @@ def choose(scenes: Sequence[LabelledScene], levels: Sequence[str], count: int, s
 
 
 @torch.no_grad()
-def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabelledScene, int]]) -> Figure:
+def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabeledScene, int]]) -> Figure:
     """A row of pictures an expression: the scene with the place of the expression in it."""
     num_stages = model.config.num_stages
     columns = [""]  # the expression is written there
@@ -78,9 +78,9 @@ def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabelledScene,
         height, width = output.image_features.pixel_features[-1].shape[1:3]
         row[0].imshow(scene.image)
         landmarks = landmarks_of(expression.query, scene.scene)
-        for objects, colour in ((landmarks, "orange"), (expression.targets, "lime")):
+        for objects, color in ((landmarks, "orange"), (expression.targets, "lime")):
             if objects:
-                row[0].contour(scene.masks[list(objects)].any(0), levels=[0.5], colors=colour, linewidths=1.2)
+                row[0].contour(scene.masks[list(objects)].any(0), levels=[0.5], colors=color, linewidths=1.2)
         row[0].set_title(expression.text, fontsize=6, loc="left", wrap=True)
         pictures = iter(row[1:])
         for stage, probabilities in enumerate(stage_probabilities(output)):
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = parse_arguments(arguments)
     model = JMCELNModel.from_pretrained(settings.model).eval()
     processor = JMCELNProcessor.from_pretrained(settings.model)
-    scenes = [labelled_scene("test", index, image_size=settings.image_size) for index in range(settings.scenes)]
+    scenes = [labeled_scene("test", index, image_size=settings.image_size) for index in range(settings.scenes)]
     chosen = choose(scenes, settings.levels, settings.count, settings.seed)
     figure = draw_stages(model, processor, [(scenes[row], position) for row, position in chosen])
     figure.savefig(settings.output, dpi=110)

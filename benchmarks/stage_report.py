@@ -21,12 +21,12 @@ from tqdm.auto import tqdm
 
 from benchmarks.ablation_report import attention_table, landmarks_table, stages_table, transitions_table
 from benchmarks.reading_errors import reading_errors_table
-from benchmarks.stage_analysis import ExpressionRecord, analyse, summarize
+from benchmarks.stage_analysis import ExpressionRecord, analyze, summarize
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
 from processing.evaluation.report import fill_page, markdown_table
 from processing.shapes.expressions import Expression
-from processing.shapes.oracles import labelled_scene
+from processing.shapes.oracles import labeled_scene
 from processing.shapes.queries import Query, Relation, SameAs, SizeThan
 
 
@@ -72,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> str:
     processor = JMCELNProcessor.from_pretrained(settings.model)
     image_size = processor.image_processor.size["height"]
     scenes = [
-        labelled_scene("test", index, image_size=image_size)
+        labeled_scene("test", index, image_size=image_size)
         for index in tqdm(range(settings.scenes), desc="test scenes", unit="scene", leave=False)
     ]
-    records = analyse(model, processor, scenes, controls=())
+    records = analyze(model, processor, scenes, controls=())
     report = {"variants": ["model"], "runs": [{"variant": "model", "seed": 0, "summary": summarize(records)}]}
     expressions = [expression for scene in scenes for expression in scene.expressions]
     introduction = (

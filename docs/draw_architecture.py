@@ -14,9 +14,9 @@ from matplotlib.patches import FancyBboxPatch
 IMAGE, TEXT, FUSION, CASCADE = "#cfe2f3", "#fde2c8", "#d9ead3", "#ead7ee"
 
 
-def box(axes, x, y, width, height, text, colour):
+def box(axes, x, y, width, height, text, color):
     axes.add_patch(
-        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="#444444")
+        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.05", facecolor=color, edgecolor="#444444")
     )
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, linespacing=1.35)
 

@@ -4,7 +4,7 @@
     python scripts/make_photo_encoders.py encoders
 
 writes `encoders/vision` (MobileNetV2 of a detector for COCO) and `encoders/text` (the first layers of
-all-MiniLM-L6-v2), each with a README on source, licence and training data. The detector has seen COCO's photos, and
+all-MiniLM-L6-v2), each with a README on source, license and training data. The detector has seen COCO's photos, and
 with them those of RefCOCO's test splits: `--vision imagenet` takes a network that has not.
 """
 

@@ -24,7 +24,7 @@ from processing import JMCELNProcessor
 from processing.evaluation.report import results_table
 from processing.shapes.ceiling import resolution_ceiling
 from processing.shapes.dataset import shapes_row
-from processing.shapes.oracles import labelled_scene
+from processing.shapes.oracles import labeled_scene
 from processing.training.arguments import load_settings
 
 
@@ -157,7 +157,7 @@ def card(
             )
     versions, test = settings["versions"], results["data"]
     scenes = (
-        labelled_scene(test["split"], index, test["shapes_seed"], test["shapes_image_size"])
+        labeled_scene(test["split"], index, test["shapes_seed"], test["shapes_image_size"])
         for index in range(test["shapes_images"])
     )
     masks = (

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from processing.evaluation.report import markdown_table
 from processing.shapes.ceiling import resolution_ceiling
 from processing.shapes.expressions import LEVELS
-from processing.shapes.oracles import READERS, labelled_scene, oracle_scores
+from processing.shapes.oracles import BASELINES, labeled_scene, oracle_scores
 from processing.shapes.sheet import draw_sheet
 
 
@@ -30,7 +30,7 @@ SCORES = ("mIoU", "P@0.5")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    readers = "\n".join(f"  {name}: {meaning}" for name, (meaning, _) in READERS.items())
+    readers = "\n".join(f"  {name}: {meaning}" for name, (meaning, _) in BASELINES.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"readers:\n{readers}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,9 +50,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def as_table(scores: dict[str, dict[str, dict[str, float]]], score: str) -> str:
     """A Markdown table: a row a level, a column a reader."""
-    rows = [[score, *READERS, "expressions"]]
+    rows = [[score, *BASELINES, "expressions"]]
     for level, readers in scores.items():
-        cells = [f"{readers[name][score]:.3f}" for name in READERS]
+        cells = [f"{readers[name][score]:.3f}" for name in BASELINES]
         rows.append([level, *cells, str(readers["head phrase"]["expressions"])])
     return markdown_table(rows)
 
@@ -60,7 +60,7 @@ def as_table(scores: dict[str, dict[str, dict[str, float]]], score: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parsed = parse_arguments(arguments)
     items = [
-        labelled_scene(parsed.split, index, parsed.seed, parsed.image_size, parsed.levels)
+        labeled_scene(parsed.split, index, parsed.seed, parsed.image_size, parsed.levels)
         for index in range(parsed.images)
     ]
     scores = oracle_scores(items)
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {key: getattr(parsed, key) for key in ("split", "images", "seed", "image_size", "levels")}
         content = {
             "settings": settings,
-            "readers": {name: meaning for name, (meaning, _) in READERS.items()},
+            "readers": {name: meaning for name, (meaning, _) in BASELINES.items()},
             "scores": scores,
             "ceilings": ceilings,
         }

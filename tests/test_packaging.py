@@ -73,7 +73,7 @@ def imported_roots(path: Path, module_level: bool) -> set[str]:
     return roots
 
 
-def travelling_files() -> dict[str, set[str]]:
+def traveling_files() -> dict[str, set[str]]:
     """For each entry file the files that come with it, found as transformers finds them."""
     found = {}
     for entry in ENTRY_FILES:
@@ -103,35 +103,35 @@ def test_processing_is_imported_without_the_model() -> None:
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert completed.returncode == 0, completed.stderr
-    travelling = travelling_files()
+    traveling = traveling_files()
     for entry in ENTRY_FILES[2:]:
-        for name in travelling[entry]:
+        for name in traveling[entry]:
             path = (REPOSITORY / entry).with_name(f"{name}.py")
             assert "modeling_jmceln" not in imported_roots(path, module_level=False), path
 
 
 @pytest.mark.parametrize("entry", ENTRY_FILES)
-def test_travelling_code_is_flat_and_named_by_its_entry_file(entry: str) -> None:
-    names = travelling_files()[entry]
+def test_traveling_code_is_flat_and_named_by_its_entry_file(entry: str) -> None:
+    names = traveling_files()[entry]
     assert not [name for name in names if "." in name], "a folder within a package is not copied"
     direct = set(RELATIVE_IMPORT.findall((REPOSITORY / entry).read_text(encoding="utf-8")))
     # Transformers 4.57 copies from a local folder only what the entry file itself names.
     assert names - {Path(entry).stem} == direct
 
 
-def test_travelling_files_have_names_of_their_own() -> None:
+def test_traveling_files_have_names_of_their_own() -> None:
     # They all land in one folder, so two files of one name would overwrite each other.
-    travelling = travelling_files()
-    model = travelling[ENTRY_FILES[0]] | travelling[ENTRY_FILES[1]]
-    processor = travelling[ENTRY_FILES[2]] | travelling[ENTRY_FILES[3]]
+    traveling = traveling_files()
+    model = traveling[ENTRY_FILES[0]] | traveling[ENTRY_FILES[1]]
+    processor = traveling[ENTRY_FILES[2]] | traveling[ENTRY_FILES[3]]
     assert not model & processor
     assert "pipeline_jmceln" in processor
 
 
 @pytest.mark.parametrize("entry", ENTRY_FILES)
-def test_travelling_code_needs_only_the_base_dependencies(entry: str) -> None:
+def test_traveling_code_needs_only_the_base_dependencies(entry: str) -> None:
     folder = (REPOSITORY / entry).parent
-    for name in travelling_files()[entry]:
+    for name in traveling_files()[entry]:
         roots = imported_roots(folder / f"{name}.py", module_level=True)
         assert roots - set(sys.stdlib_module_names) <= BASE | OF_BASE, name
 

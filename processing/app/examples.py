@@ -9,7 +9,7 @@ from pathlib import Path
 class Example:
     image: Path
     expressions: tuple[str, ...]
-    attribution: str = ""  # whom the licence of the photo asks to be named
+    attribution: str = ""  # whom the license of the photo asks to be named
 
 
 def read_examples(model_folder: Path) -> list[Example]:

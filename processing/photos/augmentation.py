@@ -1,4 +1,4 @@
-"""New versions of an annotated photo: pixels and masks are changed together, so expressions can be written afterwards.
+"""New versions of an annotated photo: pixels and masks are changed together, so expressions can be written afterward.
 
 A model that is trained on "the left dog" must not see the picture mirrored under the same words. Therefore crop, flip,
 size and color are changed here, where the annotations change alike, and not while training.

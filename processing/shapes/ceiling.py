@@ -1,4 +1,4 @@
-"""What a model could score at best on the synthetic benchmark if its logits come at a coarser resolution."""
+"""The best possible score on the synthetic benchmark for logits at a coarser resolution."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 
 def upsampled_prediction(mask: np.ndarray, stride: int) -> np.ndarray:
-    """The mask that comes back when perfect logits at a stride are enlarged bilinearly.
+    """Returns the mask after bilinear upsampling of perfect logits at a stride.
 
-    A perfect logit is the share of its cell that the mask covers, less one half.
+    A perfect logit is the share of its cell that the mask covers, minus one half.
 
     Args:
-        mask: `(height, width)` booleans; both sides must be multiples of `stride`.
-        stride: pixels a logit, at least 1.
+        mask: `(height, width)` booleans; both must be multiples of `stride`.
+        stride: Pixels per logit, at least 1.
 
     Returns:
         `(height, width)` booleans.
 
     Raises:
-        ValueError: if the sides are no multiples of `stride`.
+        ValueError: If height or width is not a multiple of `stride`.
     """
     height, width = mask.shape
     if stride < 1 or height % stride or width % stride:
@@ -33,14 +33,14 @@ def upsampled_prediction(mask: np.ndarray, stride: int) -> np.ndarray:
 
 
 def resolution_ceiling(masks: Iterable[np.ndarray], stride: int) -> float:
-    """Mean IoU of perfect logits at `stride`, enlarged bilinearly, over masks that are not empty.
+    """Computes the mean IoU of bilinearly upsampled perfect logits at `stride`, over masks that are not empty.
 
     Args:
         masks: `(height, width)` booleans each.
-        stride: pixels a logit, for example 4.
+        stride: Pixels per logit, for example 4.
 
     Raises:
-        ValueError: if all masks are empty, or their sides are no multiples of `stride`.
+        ValueError: If all masks are empty, or if a height or width is not a multiple of `stride`.
     """
     ious = []
     for mask in masks:
@@ -48,5 +48,5 @@ def resolution_ceiling(masks: Iterable[np.ndarray], stride: int) -> float:
             prediction = upsampled_prediction(mask, stride)
             ious.append(np.count_nonzero(prediction & mask) / np.count_nonzero(prediction | mask))
     if not ious:
-        raise ValueError("there is no mask with foreground to measure a ceiling on")
+        raise ValueError("all masks are empty: pass at least one with foreground")
     return float(np.mean(ious))

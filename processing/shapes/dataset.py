@@ -1,23 +1,23 @@
-"""The synthetic benchmark as rows: scenes of shapes with exact masks and expressions in graded levels.
+"""The synthetic benchmark as a dataset: scenes of shapes with exact masks and expressions at several levels.
 
-| level | mirrors | example | what it takes |
+| level | similar to | example | what it needs |
 | --- | --- | --- | --- |
-| `appearance` | RefCOCO+ | "small striped red star" | every attribute named: dropping one lets another object in |
-| `position` | RefCOCO | "second star from the left" | place in the picture, of three or more that fit the head |
-| `relation` | RefCOCOg | "the star left of the red ring" | one anchor and one relation to it |
-| `chain2` | RefCOCOg | "the star left of the ring above the box" | an anchor found by its own relation |
-| `chain3` | RefCOCOg | "the star left of the ring above the box nearest the heart" | the same, once more |
-| `comparison` | RefCOCOg | "the star of the same color as the box" | attributes and sizes held together |
-| `multiple` | gRefCOCO | "all the small rings" | two or more targets, their union is the mask |
-| `no_target` | gRefCOCO | "the red star" where stars are blue and rings red | a near miss: the mask is empty |
+| `appearance` | RefCOCO+ | "small striped red star" | every attribute: without one, several objects match |
+| `position` | RefCOCO | "second star from the left" | the position among three or more matching objects |
+| `relation` | RefCOCOg | "the star left of the red ring" | an anchor and a relation to it |
+| `chain2` | RefCOCOg | "the star left of the ring above the box" | an anchor that needs another relation |
+| `chain3` | RefCOCOg | "the star left of the ring above the box nearest the heart" | one more relation |
+| `comparison` | RefCOCOg | "the star of the same color as the box" | a comparison of attributes or sizes |
+| `multiple` | gRefCOCO | "all the small rings" | two or more targets, whose union is the mask |
+| `no_target` | gRefCOCO | "the red star" where stars are blue and rings red | no object matches: the mask is empty |
 
-On `position`, `relation`, `chain2`, `chain3` and `comparison` the head noun phrase fits three or more objects besides
-the anchors; `scripts/shapes_oracles.py` measures what readers score who ignore words.
+In `position`, `relation`, `chain2`, `chain3` and `comparison`, the head noun phrase matches three or more objects
+besides the anchors. `scripts/shapes_oracles.py` scores baselines that ignore some words.
 
-Rows have the columns of `processing.data.canonical_rows` with `levels` and `landmarks`. Each depends on nothing but
-its split, its index, the seed and the arguments given here, so two machines, or two runs, see the same data. What the
-words mean is written in `processing.shapes.queries`, how a level is kept from being solved without its words in
-`processing.shapes.expressions`.
+Rows have the columns of `processing.data.canonical_rows` with `levels` and `landmarks`. Each row depends only on its
+split, its index, the seed and the arguments here, so the data is the same on every machine and in every run.
+`processing.shapes.queries` defines the meaning of expressions, and `processing.shapes.expressions` ensures that a
+level cannot be solved without its words.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from .scene import Scene, sample_scene
 
 DATASET_NAME = "shapes"
 
-# A stream is cut into blocks so that workers and processes can share it, and so that resuming skips less than a block.
-# The number of blocks has every divisor up to 12.
+# A stream is split into blocks, so that workers and processes can share it and a resumed run skips less than a block.
+# The number of blocks is divisible by all numbers up to 12.
 STREAM_BLOCKS = 55440
 STREAM_BLOCK_ROWS = 256
 
 _SCENE_TRIES = 4
 
 
-# Names that people mean by one another, though each would make other data.
+# Common variants of the names of splits. Without this check, each variant would generate other data.
 _USUAL_SPLITS = {
     "val": "validation",
     "valid": "validation",
@@ -64,17 +64,17 @@ _USUAL_SPLITS = {
 
 def check_split(split: str) -> None:
     """
-    Check the name of a split, which chooses its data.
+    Checks the name of a split.
 
     Raises:
-        ValueError: for no name, or one that looks like `train`, `validation` or `test` but would make other data.
+        ValueError: If the name is empty, or a variant of `train`, `validation` or `test`, which would give other data.
     """
     if not isinstance(split, str) or not split.strip():
         raise ValueError(f"split must be a name, got {split!r}")
     plain = split.strip().lower()
     usual = _USUAL_SPLITS.get(plain, plain)
     if split != usual and usual in ("train", "validation", "test"):
-        raise ValueError(f"split {split!r} would make other images than {usual!r}: write {usual!r}")
+        raise ValueError(f"split {split!r} would generate other images than {usual!r}: use {usual!r}")
 
 
 def _check(levels: Sequence[str], expressions_per_image: int) -> tuple[str, ...]:
@@ -95,19 +95,20 @@ def shapes_sample(
     levels: Sequence[str] = LEVELS,
     expressions_per_image: int = 8,
 ) -> tuple[Scene, list[Expression]]:
-    """The scene and the expressions of one row, before anything is drawn.
+    """Generates the scene and the expressions of one row, without the image.
 
-    Levels take turns over the expressions of a row and over rows, so that each gets the same share of a dataset.
+    Levels alternate within a row and across rows, so that each level has the same share of a dataset.
 
     Args:
-        split: `"train"`, `"validation"`, `"test"` or any other name; each names its own data.
-        index: number of the row, from 0.
-        seed: chooses another dataset.
-        levels: levels to write, from `LEVELS`.
-        expressions_per_image: how many expressions to write. A row has fewer only if the scene supports no more.
+        split: `"train"`, `"validation"`, `"test"` or any other name; each name gives other data.
+        index: Index of the row, from 0.
+        seed: Random seed of the dataset.
+        levels: Levels to generate, from `LEVELS`.
+        expressions_per_image: Number of expressions. A row has fewer only if the scene does not support more.
 
     Raises:
-        ValueError: for an unknown level, a negative index or seed, or fewer than one expression.
+        ValueError: If a level is unknown, if the index or seed is negative, or if there is not at least one
+        expression.
     """
     check_split(split)
     levels = _check(levels, expressions_per_image)
@@ -130,7 +131,7 @@ def shapes_sample(
         if len(written) == len(wanted):
             break
     if best is None or not best[1]:
-        raise RuntimeError(f"no expression of the levels {levels} fits any scene tried for row {index} of {split!r}")
+        raise RuntimeError(f"found no scene for row {index} of {split!r} that supports the levels {levels}")
     return best
 
 
@@ -149,13 +150,13 @@ def shapes_row(
     levels: Sequence[str] = LEVELS,
     expressions_per_image: int = 8,
 ) -> dict[str, Any]:
-    """One row of the benchmark, its image a `PIL.Image.Image`. Arguments and errors as in `shapes_dataset`."""
+    """Generates one row, with a `PIL.Image.Image`. For arguments and errors, see `shapes_dataset`."""
     scene, expressions = shapes_sample(split, index, seed, levels, expressions_per_image)
     pixels, owners = render_scene(scene, image_size)
     image_id = f"{split}-{seed}-{index}"
     places: dict[tuple[int, ...], int] = {}
     mask_index = [places.setdefault(expression.targets, len(places)) for expression in expressions]
-    # Run lengths go column by column.
+    # Run lengths are in column order.
     columns = np.ascontiguousarray(owners.T)
     masks = [encode_mask(_union(columns, targets).T) for targets in places]
     return {
@@ -177,7 +178,7 @@ def shapes_row(
 def _encoded_rows(indices: Iterable[int], split: str, seed: int, **options: Any) -> Iterator[dict[str, Any]]:
     for index in indices:
         row = shapes_row(split, index, seed, **options)
-        # An uncompressed file: `datasets` would compress to PNG, which takes longer than making the whole row.
+        # An uncompressed file, since the PNG compression of `datasets` would take longer than generating the row.
         buffer = io.BytesIO()
         row["image"].save(buffer, format="BMP")
         row["image"] = {"bytes": buffer.getvalue(), "path": None}
@@ -187,7 +188,7 @@ def _encoded_rows(indices: Iterable[int], split: str, seed: int, **options: Any)
 def _dataset_rows(
     split: str, size: int, seed: int, options: tuple[tuple[str, Any], ...], source: str
 ) -> Iterator[dict[str, Any]]:
-    # `source` only takes part in the fingerprint that `datasets` makes of the arguments.
+    # `source` is only used in the fingerprint that `datasets` computes from the arguments.
     del source
     yield from _encoded_rows(range(size), split, seed, **dict(options))
 
@@ -200,13 +201,13 @@ def _stream_rows(
         yield from _encoded_rows(range(first, first + STREAM_BLOCK_ROWS), split, seed, **dict(options))
 
 
-# Named one by one, so that a file that was moved or renamed is an error and not an empty digest.
+# The files are listed, so that a missing file is an error and does not give an empty digest.
 _MODULES_THAT_MAKE_DATA = ("expressions", "queries", "rendering", "scene", "wording")
 
 
 @cache
 def source_digest() -> str:
-    """Digest of the files that make the data, so that a cached dataset never outlives the code that made it."""
+    """Digest of the files that generate the data, so that cached datasets become invalid when the code changes."""
     digest = hashlib.sha256()
     for module in (*_MODULES_THAT_MAKE_DATA, Path(__file__).stem):
         digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
@@ -221,18 +222,18 @@ def shapes_dataset(
     levels: Sequence[str] = LEVELS,
     expressions_per_image: int = 8,
 ) -> datasets.Dataset:
-    """The first `size` rows of a split. Made once, then read from the cache of `datasets`.
+    """Returns the first `size` rows of a split. They are generated once and then cached by `datasets`.
 
     Args:
-        split: any name, for example `"train"`, `"validation"`, `"test"`; each names its own data.
-        size: number of rows, which is the number of images.
-        seed: chooses another dataset.
-        image_size: side of the images and masks in pixels. The scenes and expressions do not depend on it.
-        levels: levels to write, from `LEVELS`; they take turns.
-        expressions_per_image: expressions a row. A few rows have fewer, where the scene supports no more.
+        split: Any name, for example `"train"`, `"validation"`, `"test"`; each name gives other data.
+        size: Number of rows, which is the number of images.
+        seed: Random seed of the dataset.
+        image_size: Height and width of the images and masks in pixels. Scenes and expressions do not depend on it.
+        levels: Levels to generate, from `LEVELS`; they alternate.
+        expressions_per_image: Expressions per row. A few rows have fewer, if the scene does not support more.
 
     Raises:
-        ValueError: for a size below 1, an unknown level, an image too small, a negative seed.
+        ValueError: If the size is below 1, a level is unknown, the image is too small, or the seed is negative.
     """
     check_split(split)
     if size < 1:
@@ -251,10 +252,10 @@ def shapes_stream(
     levels: Sequence[str] = LEVELS,
     expressions_per_image: int = 8,
 ) -> datasets.IterableDataset:
-    """An endless stream of rows: 14 million different images, then the same again.
+    """Returns an endless stream of rows, which repeats after 14 million different images.
 
-    It shards over data loader workers and over processes (`datasets.distributed.split_dataset_by_node`), and
-    `state_dict` / `load_state_dict` resume it at the same row. Arguments and errors as in `shapes_dataset`.
+    It can be sharded over data loader workers and over processes (`datasets.distributed.split_dataset_by_node`), and
+    `state_dict` / `load_state_dict` resume it at the same row. For arguments and errors, see `shapes_dataset`.
     """
     check_split(split)
     options = _options(seed, image_size, levels, expressions_per_image)
@@ -268,7 +269,7 @@ def shapes_stream(
 def _options(
     seed: int, image_size: int, levels: Sequence[str], expressions_per_image: int
 ) -> tuple[tuple[str, Any], ...]:
-    """Arguments of a row as a hashable tuple; `datasets` would take a list for shards."""
+    """Returns the arguments of a row as a hashable tuple, since `datasets` would treat a list as shards."""
     levels = _check(levels, expressions_per_image)
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")

@@ -1,17 +1,17 @@
-"""Writes the graded expressions of the synthetic benchmark for a scene.
+"""Generates the expressions of the synthetic benchmark for a scene.
 
-The writer works on tables of bit sets (one bit an object) that hold every phrase against every relation and anchor,
-so that it can choose among all expressions a scene supports instead of guessing and checking. What an expression
-means is said once, in `shapes_queries`; the tables follow it and tests hold them against its resolver.
+The writer works on tables of bit sets (one bit per object) with every combination of phrase, relation and anchor, so
+that it can choose among all expressions that a scene supports. The meaning of expressions is defined in
+`processing.shapes.queries`, and tests compare the tables with its resolver.
 
-Three cares keep a level from being solved without its words:
+Three rules ensure that a level cannot be solved without its words:
 
-- The head phrase fits at least three objects that are not named as anchors, on every level but `appearance` (whose
-  noun fits three), `multiple` and `no_target`.
-- On `relation` the target is the nearest candidate to its anchor, or the outermost in its direction, about as often
-  as chance would have it; on the chains somewhat more often, where a scene has no other chain to offer.
-- In a chain, a reader who drops the last hop and chooses blindly finds the target at most every other time, and
-  skipping a hop does not lead to it.
+- The head phrase matches at least three objects besides the anchors, in every level except `appearance` (whose noun
+  matches three), `multiple` and `no_target`.
+- In `relation`, the target is the candidate nearest to its anchor, or the outermost in its direction, about as often
+  as by chance. In the chains, this happens somewhat more often, if a scene has no other chain.
+- In a chain, ignoring the last hop and guessing finds the target at most every other time, and skipping a hop does not
+  lead to it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from .queries import (
     SameAs,
     SizeThan,
 )
-from .scene import COLOURS, KINDS, TEXTURES, Scene
+from .scene import COLORS, KINDS, TEXTURES, Scene
 from .wording import word_query
 
 
@@ -60,17 +60,17 @@ _HOPS = (*DIRECTIONS, "nearest", "farthest")
 # Shares of the four directions together, of the nearest and of the farthest.
 _HOP_SHARES = np.array([0.76, 0.17, 0.07])
 _FEWEST_CANDIDATES = 3
-# Number of attributes named -> how readily the phrase is used as a head. Long heads are rare in speech.
+# Weight of a phrase as a head, by its number of attributes. Long heads are rare in natural language.
 _HEAD_WEIGHT = (0.5, 1.0, 1.0, 0.4)
 _LINKS_KEPT = 48
 _GROWN_KEPT = 16
 _LONG_CHAIN_BOOST = 6.0
-# How often a target may be the nearest to its anchor, or the outermost in its direction: chance among three or four.
+# How often a target may be the nearest to its anchor, or the outermost in its direction: as by chance among 3 or 4.
 _SHORTCUT_SHARE = 0.3
 _MOST_FOR_A_DROPPED_HOP = 0.5
-# Share of the expressions without a target that ask for all of a kind.
+# Share of plural expressions among those without a target.
 _PLURAL_SHARE = 0.15
-_KEY = ("kind", "colour", "texture", "size")
+_KEY = ("kind", "color", "texture", "size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +91,18 @@ class Expression:
 
 
 def _bits(flags: np.ndarray) -> np.ndarray:
-    """Packs the last axis of booleans, one bit an object."""
+    """Packs the last axis of booleans, one bit per object."""
     return flags @ (1 << np.arange(flags.shape[-1]))
 
 
 @cache
 def _members(bits: int) -> tuple[int, ...]:
-    """The objects of a bit set, ascending."""
+    """Returns the objects of a bit set in ascending order."""
     return tuple(index for index in range(bits.bit_length()) if bits >> index & 1)
 
 
 class SceneTables:
-    """All phrases of a scene against all relations, regions and anchors."""
+    """Tables of all combinations of the phrases, relations, regions and anchors of a scene."""
 
     def __init__(self, scene: Scene):
         objects = scene.objects
@@ -116,15 +116,15 @@ class SceneTables:
 
         found: dict[tuple[str | None, ...], int] = {(None, None, None, None): self.everything}
         for index, shape in enumerate(objects):
-            options = [(None, shape.kind), (None, shape.colour), (None, shape.texture)]
+            options = [(None, shape.kind), (None, shape.color), (None, shape.texture)]
             options.append((None,) if shape.size == "medium" else (None, shape.size))
-            kinds, colours, textures, sizes = options
+            kinds, colors, textures, sizes = options
             bit = 1 << index
             for size in sizes:
                 for texture in textures:
-                    for colour in colours:
+                    for color in colors:
                         for kind in kinds:
-                            key = (kind, colour, texture, size)
+                            key = (kind, color, texture, size)
                             found[key] = found.get(key, 0) | bit
         found[None, None, None, None] = self.everything
         self.by_key = found
@@ -144,13 +144,13 @@ class SceneTables:
         self.head_count = _POPCOUNT[self.head_bits]
         self.head_weight = np.array([_HEAD_WEIGHT[head.named()] * (1.0 if head.kind else 0.5) for head in heads])
         self.can_anchor = np.array([bool(phrases) for phrases in self.describing])
-        # Candidates other than the anchor itself, (heads, objects).
+        # Number of candidates besides the anchor, (heads, objects).
         self.holds = (self.head_bits[:, None] >> np.arange(count)) & 1
         self.candidates = self.head_count[:, None] - self.holds
         self._add_relations()
 
     def _is_minimal(self, key: tuple[str | None, ...]) -> bool:
-        """Whether dropping any one attribute lets another object in."""
+        """Whether the phrase matches more objects without any one of its attributes."""
         for place, value in enumerate(key):
             if value is not None:
                 shorter = self.by_key[(*key[:place], None, *key[place + 1 :])]
@@ -173,14 +173,14 @@ class SceneTables:
         self.towards = _bits(true)
         self.towards_unclear = _bits(unclear)
 
-        # Ranks by distance: the nearest and the farthest candidate to each anchor, (heads, objects).
+        # The nearest and the farthest candidate for each anchor, (heads, objects).
         inside = self.holds[:, None, :].astype(bool)
         near_key = np.where(inside, distance[None], np.inf)
         far_key = np.where(inside & np.isfinite(distance)[None], -distance[None], np.inf)
         ranked, clear = zip(*(self._first_and_clear(key, DISTANCE_MARGIN) for key in (near_key, far_key)), strict=True)
         self.nearest = ranked[0]
 
-        # sets[hop, head, anchor]: the objects of the head phrase for which the relation holds.
+        # sets[hop, head, anchor]: the objects that match the head phrase and the relation.
         self.sets = np.concatenate([heads & towards, 1 << np.stack(ranked)])
         sure = np.concatenate([(heads & perhaps) == 0, np.stack(clear)])
         self.settled = sure & (_POPCOUNT[self.sets] == 1)
@@ -190,13 +190,13 @@ class SceneTables:
 
     @staticmethod
     def _first_and_clear(key: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-        """Index of the least key on the last axis, and whether the runner-up is `margin` worse."""
+        """Returns the index of the smallest key on the last axis, and whether the runner-up is `margin` larger."""
         two = np.partition(key, 1, axis=-1)[..., :2]
         with np.errstate(invalid="ignore"):
             return key.argmin(-1), np.isfinite(two[..., 1]) & (two[..., 1] - two[..., 0] >= margin)
 
     def steps(self, hop: int, head: int) -> list[int]:
-        """For each anchor, the bit set of what the head phrase and the relation lead to from it."""
+        """Returns, for each anchor, the bit set of objects that match the head phrase and the relation."""
         key = (hop, head)
         if key not in self._steps:
             self._steps[key] = self.sets[hop, head].tolist()
@@ -204,7 +204,7 @@ class SceneTables:
 
     @cached_property
     def regions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bit sets of the objects surely and perhaps inside each of `REGIONS`."""
+        """Bit sets of the objects that are clearly, or unclearly, inside each of `REGIONS`."""
         edge = {"left": self.x, "right": 1.0 - self.x, "top": self.y, "bottom": 1.0 - self.y}
         true, unclear = [], []
         for region in REGIONS:
@@ -220,7 +220,7 @@ class SceneTables:
 
     @cached_property
     def alike(self) -> np.ndarray:
-        """`alike[attribute, anchor]`: bit set of the other objects with the anchor's attribute, as in `ATTRIBUTES`."""
+        """`alike[attribute, anchor]`: bit set of the other objects with the same attribute as the anchor."""
         rows = []
         for attribute in ATTRIBUTES:
             values = np.array([getattr(shape, attribute) for shape in self.scene.objects])
@@ -231,7 +231,7 @@ class SceneTables:
 
     @cached_property
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:
-        """`[bigger, anchor]`: bit sets of the objects surely smaller (0) or bigger (1), and of the close calls."""
+        """`[bigger, anchor]`: bit sets of the objects that are clearly smaller (0) or bigger (1), and close calls."""
         ratio = self.scale[None, :] / self.scale[:, None]
         true = np.stack([ratio <= 1.0 / SIZE_RATIO, ratio >= SIZE_RATIO])
         unclear = (ratio > 1.0 / SIZE_RATIO) & (ratio < SIZE_RATIO)
@@ -240,15 +240,15 @@ class SceneTables:
 
     @cached_property
     def names(self) -> np.ndarray:
-        """`names[attribute, head]`: whether the head phrase names an attribute of `ATTRIBUTES`."""
+        """`names[attribute, head]`: whether the head phrase has an attribute of `ATTRIBUTES`."""
         return np.array([[getattr(head, name) is not None for head in self.heads] for name in ATTRIBUTES])
 
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """Hops from the head inwards, each (relation, head phrase) as table indices, and the anchor of the last.
+    """Hops from the head inward, each (relation, head phrase) as table indices, and the anchor of the last hop.
 
-    `end` is the object that the head names, and `mentioned` the bit set of all objects passed, both ends included.
+    `end` is the referent of the head, and `mentioned` the bit set of all objects in the chain, including both ends.
     """
 
     hops: tuple[tuple[int, int], ...]
@@ -259,16 +259,16 @@ class _Chain:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Relations that could come before some chains, one an entry.
+    """Relations that could extend some chains, one per entry.
 
     Attributes:
         hop: index into `_HOPS`.
         head: index into the head phrases.
         which: index of the chain.
-        target: the object that the step leads to.
-        near: whether that is the head's nearest to the chain's end or to its anchor.
+        target: the referent of the extended chain.
+        near: whether it is the match nearest to the end of the chain or to its anchor.
         inner_hop: first relation of the chain.
-        spare: how many objects fit the head phrase and are not mentioned in the chain.
+        spare: number of objects that match the head phrase and are not mentioned in the chain.
     """
 
     hop: np.ndarray
@@ -280,23 +280,23 @@ class _Steps:
     spare: np.ndarray
 
 
-# What a form of expression yields: its meaning, and the bit set of its targets.
+# The meaning of an expression, and the bit set of its targets.
 _Found = tuple[Query, int]
 
 
 class ExpressionWriter:
-    """Writes expressions of one scene, one level at a time.
+    """Generates expressions for one scene.
 
     Args:
-        scene: the scene to describe.
-        rng: the only source of chance.
+        scene: The scene.
+        rng: The only source of randomness.
     """
 
     def __init__(self, scene: Scene, rng: np.random.Generator):
         self.scene = scene
         self.rng = rng
         self.tables = SceneTables(scene)
-        # Each level has several forms with their share; a form that the scene does not support passes its turn on.
+        # Each level has several forms with their shares. If the scene does not support a form, another one is used.
         self._forms: dict[str, tuple[tuple[float, Callable[[], _Found | None]], ...]] = {
             "appearance": ((1.0, self._appearance),),
             "position": ((0.6, self._ranked_by_place), (0.4, self._in_region)),
@@ -326,10 +326,10 @@ class ExpressionWriter:
         }
 
     def write(self, level: str) -> Expression | None:
-        """An expression of `level`, or `None` if chance found none that this scene supports.
+        """Generates an expression of `level`, or returns `None` if it finds none that the scene supports.
 
         Raises:
-            ValueError: for an unknown level.
+            ValueError: If the level is unknown.
         """
         if level not in self._forms:
             raise ValueError(f"unknown level {level!r}; choose among {', '.join(LEVELS)}")
@@ -341,16 +341,16 @@ class ExpressionWriter:
                 return Expression(word_query(query, self.rng), level, query, _members(targets))
         return None
 
-    # Drawing lots
+    # Sampling
 
     def _in_random_order(self, weight: np.ndarray) -> np.ndarray:
-        """The indices with a positive weight in random order, heavy ones early."""
+        """Returns the indices with a positive weight in a weighted random order."""
         with np.errstate(divide="ignore"):
             key = self.rng.standard_exponential(len(weight)) / weight
         return np.argsort(key)[: np.count_nonzero(weight)]
 
     def _draw(self, weight: np.ndarray) -> tuple[int, ...] | None:
-        """An index into `weight`, of any dimension, drawn in proportion to it; `None` if all of it is zero."""
+        """Samples an index into `weight`, of any dimension, in proportion to it, or `None` if all weights are zero."""
         total = np.cumsum(weight)
         if not len(total) or total[-1] <= 0.0:
             return None
@@ -358,7 +358,7 @@ class ExpressionWriter:
         return tuple(int(index) for index in np.unravel_index(place, weight.shape))
 
     def _describe(self, index: int, without: str | None = None) -> Query | None:
-        """A phrase that fits this object alone, short ones more often; `without` bars an attribute."""
+        """Samples a phrase that matches only this object, without a given attribute. Short phrases are more likely."""
         phrases = [
             phrase for phrase in self.tables.describing[index] if without is None or getattr(phrase, without) is None
         ]
@@ -366,7 +366,7 @@ class ExpressionWriter:
             return None
         return Query(phrases[int(self.rng.random() ** 1.5 * len(phrases))])
 
-    # One target by its looks or its place
+    # One target by its attributes or its position
 
     def _appearance(self) -> _Found | None:
         options = [
@@ -411,7 +411,7 @@ class ExpressionWriter:
         return None
 
     def _sorted_by_place(self, head: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-        """Objects of a head phrase, their order from a random side of the picture, the gaps, and the order's name."""
+        """Returns the objects of a head phrase, their order from a random side of the image, the gaps and its name."""
         members = np.flatnonzero(self.tables.holds[head])
         side = int(self.rng.integers(4))
         place = (self.tables.x if side < 2 else self.tables.y)[members]
@@ -419,7 +419,7 @@ class ExpressionWriter:
         order = np.argsort(key)
         return members, order, np.diff(key[order]), ("leftmost", "rightmost", "topmost", "bottommost")[side]
 
-    # Relations and chains of them
+    # Relations and chains of relations
 
     def _relation(self) -> _Found | None:
         tables = self.tables
@@ -438,10 +438,10 @@ class ExpressionWriter:
     def _weight_against_shortcuts(
         self, hop: np.ndarray, head: np.ndarray, target: np.ndarray, near: np.ndarray
     ) -> np.ndarray:
-        """Weights for choosing among relations, each given by its hop, head phrase and target.
+        """Returns weights for sampling relations, each given by its hop, head phrase and target.
 
-        Most settled directions point at the nearest or the outermost candidate; weighted so, these two shortcuts work
-        no more often than by chance.
+        For most directions, the target is the nearest or the outermost candidate. With these weights, these two
+        shortcuts work no more often than by chance.
         """
         tables = self.tables
         towards = hop < len(DIRECTIONS)
@@ -453,7 +453,7 @@ class ExpressionWriter:
 
     @staticmethod
     def _even_out(weight: np.ndarray, *hops: np.ndarray) -> np.ndarray:
-        """Scales weights so that directions, "nearest" and "farthest" get their shares, for each of `hops` jointly."""
+        """Scales weights so that directions, "nearest" and "farthest" have their shares, jointly over `hops`."""
         group, shares = np.zeros(len(weight), dtype=int), np.ones(1)
         for hop in hops:
             group = len(_HOP_SHARES) * group + np.maximum(hop - len(DIRECTIONS) + 1, 0)
@@ -462,7 +462,7 @@ class ExpressionWriter:
         return weight * (shares / np.maximum(total, 1e-12))[group]
 
     def _related(self, least: int) -> _Found | None:
-        """All that lie some way from an anchor: two or more of them, or (`least=0`) none."""
+        """All objects in a direction from an anchor: two or more, or none (`least=0`)."""
         tables = self.tables
         sets = tables.sets[:4]
         good = ((tables.head_bits[:, None] & tables.towards_unclear[:, None, :]) == 0) & tables.can_anchor
@@ -490,12 +490,12 @@ class ExpressionWriter:
 
     @cached_property
     def _links(self) -> list[_Chain]:
-        """Single relations that name one object of at least two."""
+        """Single relations that select one of at least two objects."""
         tables = self.tables
         good = tables.settled & tables.can_anchor & (tables.candidates >= 2)
         hop, head, anchor = np.nonzero(good)
         end = tables.answer[hop, head, anchor]
-        # A scene has hundreds of links; a few of each kind will do.
+        # A scene has hundreds of links; a few of each kind are enough.
         keep = self._in_random_order(self._even_out(tables.head_weight[head], hop))[:_LINKS_KEPT]
         return [
             _Chain(((h, p),), a, e, 1 << a | 1 << e)
@@ -508,7 +508,7 @@ class ExpressionWriter:
 
     @cached_property
     def _longer_links(self) -> list[_Chain]:
-        """Chains of two relations that name one object of at least two."""
+        """Chains of two relations that select one of at least two objects."""
         return list(islice(self._grow(self._links, self._steps_to_links, least=2), _GROWN_KEPT))
 
     def _chain(self, length: int) -> _Found | None:
@@ -523,7 +523,7 @@ class ExpressionWriter:
         return None
 
     def _steps_to(self, inner: list[_Chain]) -> _Steps:
-        """All relations that could come before the given chains, with every check that arrays can do."""
+        """Returns all relations that could extend the given chains, after the checks that can be vectorized."""
         tables = self.tables
         facts = np.array([(*link.hops[0], link.end, link.anchor, link.mentioned) for link in inner], dtype=int)
         facts = facts.reshape(-1, 5)
@@ -531,7 +531,7 @@ class ExpressionWriter:
         inner_hop, inner_head, end, anchor, mentioned = facts[which].T
         target = tables.answer[hop, head, end]
         spare = _POPCOUNT[tables.head_bits[head] & ~mentioned]
-        # Going straight from the innermost anchor must not lead there, by neither of the two relations.
+        # Neither of the two relations may lead from the innermost anchor directly to the target.
         good = ((mentioned >> target) & 1 == 0) & (spare >= 2)
         good &= (tables.sets[hop, head, anchor] != 1 << target) & (tables.sets[inner_hop, head, anchor] != 1 << target)
         keep = np.flatnonzero(good)
@@ -542,11 +542,11 @@ class ExpressionWriter:
         return _Steps(hop, head, which, target, near, inner_hop[keep], spare[keep])
 
     def _grow(self, inner: list[_Chain], steps: _Steps, least: int) -> Iterator[_Chain]:
-        """Chains one relation longer than `inner`, whose every hop counts, in random order."""
+        """Yields chains with one relation more than `inner` in random order. Every hop must be necessary."""
         weight = self._weight_against_shortcuts(steps.hop, steps.head, steps.target, steps.near)
         weight = self._even_out(weight * (steps.spare >= least), steps.hop, steps.inner_hop)
         if inner and len(inner[0].hops) > 1:
-            # Of long chains, those that start with a direction fail the test below far more often.
+            # Long chains that start with a direction fail the test below much more often.
             weight = np.where(steps.hop < len(DIRECTIONS), _LONG_CHAIN_BOOST * weight, weight)
         for place in self._in_random_order(weight):
             link, found = inner[steps.which[place]], int(steps.target[place])
@@ -555,14 +555,14 @@ class ExpressionWriter:
                 yield _Chain(hops, link.anchor, found, link.mentioned | 1 << found)
 
     def _share_from(self, starts: np.ndarray, hop: np.ndarray, head: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """How often a step from one of `starts`, `(steps, objects)` and chosen blindly, leads to the target."""
+        """Probability that a step from a random one of `starts`, `(steps, objects)`, leads to the target."""
         sets = self.tables.sets[hop, head]
         count = _POPCOUNT[sets]
         leads = starts * ((sets >> target[:, None]) & 1) / np.maximum(count, 1)
         return leads.sum(1) / np.maximum((starts * (count > 0)).sum(1), 1)
 
     def _reach(self, hops: Iterable[tuple[int, int]], chances: dict[int, float]) -> dict[int, float]:
-        """Where a reader ends who follows `hops` inside out from random starts, choosing blindly among what fits."""
+        """Returns the probability of each object after following `hops` inside out, with random choices."""
         for hop, head in hops:
             steps = self.tables.steps(hop, head)
             following: dict[int, float] = {}
@@ -574,7 +574,7 @@ class ExpressionWriter:
         return chances
 
     def _every_hop_counts(self, hops: tuple[tuple[int, int], ...], anchor: int, target: int) -> bool:
-        """The checks of a long chain that are left: dropping its end mostly fails, and skipping a part goes wrong."""
+        """Whether ignoring the end of a long chain mostly fails, and skipping any part of it leads elsewhere."""
         for cut in range(2, len(hops)):
             starts = _members(int(self.tables.head_bits[hops[cut][1]]))
             chances = self._reach(reversed(hops[:cut]), dict.fromkeys(starts, 1.0 / len(starts)))
@@ -585,7 +585,7 @@ class ExpressionWriter:
         return all(self._reach(reversed(shorter), {anchor: 1.0}).keys() != {target} for shorter in skipped)
 
     def _dead_end(self) -> _Found | None:
-        """Two relations of which the outer leads to nothing, though its anchor is there."""
+        """Two relations, of which the outer one matches no object although its anchor exists."""
         tables, inner = self.tables, self._links
         if not inner:
             return None
@@ -615,7 +615,7 @@ class ExpressionWriter:
         return None
 
     def _same_as(self, least: int = 1) -> _Found | None:
-        """What shares an attribute with an anchor: one object, two or more (`least=2`), or none (`least=0`)."""
+        """The objects that share an attribute with an anchor: one, two or more (`least=2`), or none (`least=0`)."""
         tables = self.tables
         sets = tables.head_bits[None, :, None] & tables.alike[:, None, :]
         count = _POPCOUNT[sets]
@@ -633,7 +633,7 @@ class ExpressionWriter:
         return None
 
     def _size_than(self, least: int = 1) -> _Found | None:
-        """What is bigger or smaller than an anchor: one object, two or more (`least=2`), or none (`least=0`)."""
+        """The objects bigger or smaller than an anchor: one, two or more (`least=2`), or none (`least=0`)."""
         tables = self.tables
         true, unclear = tables.sizes
         sets = tables.head_bits[None, :, None] & true[:, None, :]
@@ -647,7 +647,7 @@ class ExpressionWriter:
         return None
 
     def _fits(self, count: np.ndarray, least: int) -> np.ndarray:
-        """Which numbers of targets, (..., heads, anchors), suit a query for one, for several, or for none."""
+        """Returns which numbers of targets, (..., heads, anchors), suit a query for one, for several, or for none."""
         candidates = self.tables.candidates
         if least == 0:
             return (count == 0) & (candidates >= 2)
@@ -663,7 +663,7 @@ class ExpressionWriter:
             yield drawn
 
     def _describe_by_relation(self, index: int, without: str, head_bits: int, target: int) -> Query | None:
-        """A phrase that fits several objects and a relation that leaves this one, still with candidates to spare."""
+        """Returns a phrase that matches several objects with a relation that selects this one, if there is any."""
         for link in self._links:
             phrase = self.tables.heads[link.hops[0][1]]
             spared = (head_bits & ~link.mentioned).bit_count()
@@ -701,7 +701,7 @@ class ExpressionWriter:
             bits = int(tables.head_bits[head])
             out = int(self.rng.choice(np.flatnonzero(tables.holds[head])))
             query = self._describe(out)
-            # The exception is told from its fellows by more than their common noun.
+            # The exception needs more than the common noun.
             if query is not None and query.phrase.kind == tables.heads[head].kind:
                 return Query(tables.heads[head], (Except(query),), several=True), bits & ~(1 << out)
         return None
@@ -715,12 +715,12 @@ class ExpressionWriter:
     # No target
 
     def _missing_phrase(self) -> Phrase | None:
-        """A near miss: the attributes of an object with one changed, so that nothing has them all."""
+        """Returns the attributes of an object with one of them changed, so that no object matches."""
         objects = self.scene.objects
-        everywhere = (KINDS, tuple(COLOURS), TEXTURES, ("small", "large"))
+        everywhere = (KINDS, tuple(COLORS), TEXTURES, ("small", "large"))
         for _ in range(24):
             shape = objects[int(self.rng.integers(len(objects)))]
-            key: list[str | None] = [shape.kind, shape.colour, shape.texture, shape.size]
+            key: list[str | None] = [shape.kind, shape.color, shape.texture, shape.size]
             changed, dropped, also_dropped, of = self.rng.integers(4), *self.rng.integers(4, size=2), self.rng.random()
             seen = sorted({getattr(other, _KEY[changed]) for other in objects} & set(everywhere[changed]))
             values = everywhere[changed] if of < 0.2 or not seen else seen

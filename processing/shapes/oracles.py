@@ -1,7 +1,7 @@
-"""Readers of the synthetic benchmark that ignore words, and what they score: the floor under every level.
+"""Baselines for the synthetic benchmark that ignore some words. A model that uses all words must score higher.
 
-Every reader answers with the true masks of the objects it chooses, so its score tells what its missing words are
-worth and nothing else. Scores are expected values over a reader's random choices, not samples.
+Every baseline returns the true masks of the objects it chooses, so its score depends only on the words it ignores.
+Scores are expected values over its random choices, not samples.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from .rendering import render_scene
 from .scene import Scene
 
 
-# A reader gives each set of objects that it may answer with a probability.
+# Sets of objects that a baseline may return, each with its probability.
 Answers = list[tuple[float, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledScene:
-    """A row before it becomes a row: scene, expressions, and the exact visible mask of every object.
+class LabeledScene:
+    """The data behind a row: scene, expressions, and the exact visible mask of every object.
 
     Attributes:
         scene: objects and background.
-        expressions: texts with their meaning and targets.
+        expressions: texts with their meanings and targets.
         image: `(image_size, image_size, 3)` uint8.
         masks: `(objects, image_size, image_size)` booleans, no two of which overlap.
     """
@@ -40,31 +40,31 @@ class LabelledScene:
     masks: np.ndarray
 
     def target_mask(self, expression: Expression) -> np.ndarray:
-        """The union of an expression's targets, `(image_size, image_size)` booleans."""
+        """Returns the union of the targets of an expression, `(image_size, image_size)` booleans."""
         return np.logical_or.reduce(self.masks[list(expression.targets)], axis=0)
 
 
-def labelled_scene(
+def labeled_scene(
     split: str,
     index: int,
     seed: int = 0,
     image_size: int = 128,
     levels: Sequence[str] = LEVELS,
     expressions_per_image: int = 8,
-) -> LabelledScene:
-    """What `processing.shapes.dataset.shapes_row` draws, with all that a row leaves out. Same arguments, same data."""
+) -> LabeledScene:
+    """Generates the same scene as `processing.shapes.dataset.shapes_row` with the same arguments."""
     scene, expressions = shapes_sample(split, index, seed, levels, expressions_per_image)
     image, owners = render_scene(scene, image_size)
-    return LabelledScene(scene, expressions, image, owners == np.arange(len(scene.objects))[:, None, None])
+    return LabeledScene(scene, expressions, image, owners == np.arange(len(scene.objects))[:, None, None])
 
 
 def head_matches(query: Query, scene: Scene) -> tuple[int, ...]:
-    """The objects that fit the head noun phrase alone: "red star" in "the second red star from the left"."""
+    """Returns the objects that match the head noun phrase: "red star" in "the second red star from the left"."""
     return _matches(query.phrase, scene)
 
 
 def noun_matches(query: Query, scene: Scene) -> tuple[int, ...]:
-    """The objects that fit the bare head noun, "star"; every object for "thing", "object" and "shape"."""
+    """Returns the objects that match the head noun, "star"; all objects for "thing", "object" and "shape"."""
     return _matches(Phrase(kind=query.phrase.kind), scene)
 
 
@@ -73,7 +73,7 @@ def _matches(phrase: Phrase, scene: Scene) -> tuple[int, ...]:
 
 
 def anchor_of(query: Query) -> Query | None:
-    """The anchor of the first relation of a query, `None` if it has none."""
+    """Returns the anchor of the first relation of a query, or `None` if it has none."""
     for condition in query.conditions:
         if isinstance(condition, Relation):
             return condition.anchor
@@ -86,7 +86,7 @@ def _gap(scene: Scene, first: int, second: int) -> float:
 
 
 def _related_to(query: Query, scene: Scene, anchor: int) -> tuple[int, ...]:
-    """The head matches that stand in the query's relation to a given object; close calls do not count."""
+    """Returns the head matches with the relation of the query to a given object, without close calls."""
     others = [index for index in head_matches(query, scene) if index != anchor]
     if query.pick is not None:
         choose = min if query.pick.order == "nearest" else max
@@ -103,7 +103,7 @@ def _related_to(query: Query, scene: Scene, anchor: int) -> tuple[int, ...]:
 
 
 def _blind_to_the_end(query: Query, scene: Scene) -> dict[int, float]:
-    """Where a reader ends who stops reading before the last relation and chooses blindly from there."""
+    """Returns the probability of each object for a baseline that ignores the last relation and guesses there."""
     anchor = anchor_of(query)
     if anchor is None or anchor_of(anchor) is None:
         matches = head_matches(query, scene)
@@ -113,17 +113,17 @@ def _blind_to_the_end(query: Query, scene: Scene) -> dict[int, float]:
         found = _related_to(query, scene, start)
         for index in found:
             chances[index] = chances.get(index, 0.0) + chance / len(found)
-    # Starts that lead nowhere are tried again.
+    # Starting objects without any match are excluded.
     total = sum(chances.values())
     return {index: chance / total for index, chance in chances.items()}
 
 
 def _one_of(objects: Sequence[int]) -> Answers:
-    """One object, chosen blindly; nothing where there is none."""
+    """Returns one of the objects at random, or nothing if there are none."""
     return [(1.0 / len(objects), (index,)) for index in objects] or [(1.0, ())]
 
 
-def _read_nearest(item: LabelledScene, query: Query) -> Answers:
+def _answer_nearest(item: LabeledScene, query: Query) -> Answers:
     anchor = anchor_of(query)
     found = resolve(anchor, item.scene) if anchor is not None else ()
     others = [index for index in head_matches(query, item.scene) if index not in found]
@@ -132,7 +132,7 @@ def _read_nearest(item: LabelledScene, query: Query) -> Answers:
     return [(1.0, (min(others, key=lambda index: _gap(item.scene, index, found[0])),))]
 
 
-def _read_outermost(item: LabelledScene, query: Query) -> Answers:
+def _answer_outermost(item: LabeledScene, query: Query) -> Answers:
     keys: dict[str, Callable[[int], float]] = {
         "left": lambda index: item.scene.objects[index].x,
         "right": lambda index: -item.scene.objects[index].x,
@@ -146,41 +146,41 @@ def _read_outermost(item: LabelledScene, query: Query) -> Answers:
     return _one_of(matches)
 
 
-def _read_all_but_the_end(item: LabelledScene, query: Query) -> Answers:
+def _answer_without_the_end(item: LabeledScene, query: Query) -> Answers:
     chances = _blind_to_the_end(query, item.scene)
     return [(chance, (index,)) for index, chance in chances.items()] or [(1.0, ())]
 
 
-READERS: dict[str, tuple[str, Callable[[LabelledScene, Query], Answers]]] = {
+BASELINES: dict[str, tuple[str, Callable[[LabeledScene, Query], Answers]]] = {
     "head phrase": (
-        "reads only the head noun phrase and takes any object that fits",
+        "uses only the head noun phrase and chooses any matching object",
         lambda item, query: _one_of(head_matches(query, item.scene)),
     ),
     "head noun": (
-        "reads only the head noun and takes any object that fits",
+        "uses only the head noun and chooses any matching object",
         lambda item, query: _one_of(noun_matches(query, item.scene)),
     ),
     "all of the head noun": (
-        "reads only the head noun and takes all objects that fit",
+        "uses only the head noun and chooses all matching objects",
         lambda item, query: [(1.0, noun_matches(query, item.scene))],
     ),
-    "random object": ("reads nothing", lambda item, _: _one_of(range(len(item.scene.objects)))),
+    "random object": ("uses no words", lambda item, _: _one_of(range(len(item.scene.objects)))),
     "largest object": (
-        "reads nothing and takes the object with the most visible pixels",
+        "uses no words and chooses the object with the most visible pixels",
         lambda item, _: [(1.0, (int(item.masks.sum((1, 2)).argmax()),))],
     ),
-    "no object": ("says that the thing is not there", lambda *_: [(1.0, ())]),
+    "no object": ("always returns an empty mask", lambda *_: [(1.0, ())]),
     "nearest to the anchor": (
-        "knows the anchor but not the relation: takes the head's nearest (any head where there is no anchor)",
-        _read_nearest,
+        "uses the anchor but not the relation: chooses the nearest match of the head (any match without an anchor)",
+        _answer_nearest,
     ),
     "outermost that way": (
-        "knows the direction but not the anchor: takes the head farthest that way (any head without a direction)",
-        _read_outermost,
+        "uses the direction but not the anchor: chooses the outermost match (any match without a direction)",
+        _answer_outermost,
     ),
     "last relation unread": (
-        "stops before the last relation and takes any object that fits so far",
-        _read_all_but_the_end,
+        "ignores the last relation and chooses any object that matches the rest",
+        _answer_without_the_end,
     ),
 }
 
@@ -193,27 +193,27 @@ def _iou(answer: Iterable[int], targets: Iterable[int], areas: np.ndarray) -> fl
     return float(areas[list(set(answer) & set(targets))].sum() / max(areas[union].sum(), 1))
 
 
-def oracle_scores(items: Iterable[LabelledScene]) -> dict[str, dict[str, dict[str, float]]]:
-    """Expected scores of all `READERS`.
+def oracle_scores(items: Iterable[LabeledScene]) -> dict[str, dict[str, dict[str, float]]]:
+    """Computes the expected scores of all `BASELINES`.
 
     Args:
-        items: scenes with expressions, for example from `labelled_scene`.
+        items: Scenes with expressions, for example from `labeled_scene`.
 
     Returns:
-        level -> reader -> `{"mIoU", "P@0.5", "expressions"}`. IoU is 1 where answer and target are both empty.
+        level -> baseline -> `{"mIoU", "P@0.5", "expressions"}`. The IoU is 1 if answer and target are both empty.
 
     Raises:
-        ValueError: if `items` hold no expression.
+        ValueError: If `items` contain no expression.
     """
     rows: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for item in items:
         areas = item.masks.sum((1, 2))
         for expression in item.expressions:
-            of_level = rows.setdefault(expression.level, {name: [] for name in READERS})
-            for name, (_, read) in READERS.items():
+            of_level = rows.setdefault(expression.level, {name: [] for name in BASELINES})
+            for name, (_, answer_of) in BASELINES.items():
                 ious = [
                     (chance, _iou(answer, expression.targets, areas))
-                    for chance, answer in read(item, expression.query)
+                    for chance, answer in answer_of(item, expression.query)
                 ]
                 mean = sum(chance * iou for chance, iou in ious)
                 hits = sum(chance for chance, iou in ious if iou >= 0.5)

@@ -1,28 +1,28 @@
-"""What an expression of the synthetic benchmark means: a small symbolic language, and the resolver that decides it.
+"""The meaning of expressions of the synthetic benchmark: a small symbolic language and its resolver.
 
-The resolver is the written semantics. It looks at every object by brute force and knows nothing of the generator
-that made the expression; tests hold the one against the other. Each condition has three values, true, false and
-unclear: close calls, where two careful readers could differ, are unclear, and no expression of the benchmark contains
-one.
+The resolver defines the semantics. It tests every object and is independent of the code that generates expressions;
+tests compare the two. Each condition is true, false or unclear. Close calls, on which people could disagree, are
+unclear, and the benchmark contains no expression with an unclear condition.
 
-Meaning (all positions are centroids of whole shapes in units of the image side, y downwards):
+Meaning (all positions are centroids of whole shapes in units of the image size, y downward):
 
-- A phrase ("small red star") holds for the objects that have all its attributes. Sizes are classes; "small" and
-  "large" are the outer two of three.
-- *left of*, *right of*, *above*, *below* an anchor: the direction from the anchor to the object falls in that quarter
-  of the compass (45 degrees to each side). Within 7 degrees of a diagonal, or nearer than 0.09, it is unclear. So the
-  answer need not be the leftmost of its kind, and the anchor has to be found.
-- *left*, *right*, *top*, *bottom* of the picture: beyond the 0.42 line; unclear up to 0.5. A corner: within 0.36 of
-  both of its sides; unclear up to 0.46. The *middle*: within 0.16 of the centre on both axes; unclear up to 0.24.
-- *leftmost*, *topmost*, *second from the left*, ... : ranked by centroid among the objects that pass the phrase and
-  the other conditions; neighbours in rank differ by 0.05 or it is unclear.
-- *largest*, *smallest*, *bigger than*, *smaller than*: by full area; unclear unless the square roots of the areas
-  differ by 15 %.
-- *nearest to*, *farthest from*: by distance of centroids; unclear unless the runner-up is 0.06 worse.
-- *same colour (texture, shape) as*: equal attribute, never the anchor itself.
-- A definite phrase inside ("the red star") must name exactly one object. If there is none, the whole has no referent.
-- A relation belongs to the noun phrase right before it: in "the circle left of the square above the star" it is the
-  square that is above the star.
+- A phrase ("small red star") matches the objects with all its attributes. There are three classes of sizes: "small",
+  medium and "large".
+- *left of*, *right of*, *above*, *below* an anchor: the direction from the anchor to the object is within 45 degrees.
+  It is unclear within 7 degrees of a diagonal, or if the distance is below 0.09. The referent is not always the
+  leftmost object of its kind, so the anchor is needed.
+- *left*, *right*, *top*, *bottom* of the image: within 0.42 of that side; unclear up to 0.5. A corner: within 0.36 of
+  both of its sides; unclear up to 0.46. The *middle*: within 0.16 of the center on both axes; unclear up to 0.24.
+- *leftmost*, *topmost*, *second from the left*, ... : by rank of the centroid among the objects that match the phrase
+  and the other conditions; unclear if neighbors in rank differ by less than 0.05.
+- *largest*, *smallest*, *bigger than*, *smaller than*: by full area; unclear if the square roots of the areas differ
+  by less than 15 %.
+- *nearest to*, *farthest from*: by distance of centroids; unclear if the runner-up is less than 0.06 worse.
+- *same color (texture, shape) as*: the same attribute as the anchor, which is excluded.
+- A definite phrase inside an expression ("the red star") must match exactly one object. If it matches none, the
+  expression has no referent.
+- A relation belongs to the noun phrase right before it: in "the circle left of the square above the star", the square
+  is above the star.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ REGIONS = (
     "middle",
 )
 ORDERS = ("leftmost", "rightmost", "topmost", "bottommost", "largest", "smallest", "nearest", "farthest")
-ATTRIBUTES = ("kind", "colour", "texture")
+ATTRIBUTES = ("kind", "color", "texture")
 
 CONE_TRUE = math.tan(math.radians(38.0))
 CONE_FALSE = math.tan(math.radians(52.0))
@@ -64,37 +64,37 @@ DISTANCE_MARGIN = 0.06
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase of attributes only; `None` leaves an attribute open ("thing" is a phrase with all four open)."""
+    """A noun phrase of attributes. `None` means any value: "thing" is a phrase with four times `None`."""
 
     kind: str | None = None
-    colour: str | None = None
+    color: str | None = None
     texture: str | None = None
     size: str | None = None
 
     def matches(self, shape: ShapeObject) -> bool:
-        """Whether `shape` has every attribute that the phrase names."""
+        """Whether `shape` has every attribute of the phrase."""
         return (
             self.kind in (None, shape.kind)
-            and self.colour in (None, shape.colour)
+            and self.color in (None, shape.color)
             and self.texture in (None, shape.texture)
             and self.size in (None, shape.size)
         )
 
     def named(self) -> int:
-        """How many attributes the phrase names."""
-        return sum(value is not None for value in (self.kind, self.colour, self.texture, self.size))
+        """Number of attributes in the phrase."""
+        return sum(value is not None for value in (self.kind, self.color, self.texture, self.size))
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The object lies in a part of the picture, one of `REGIONS`."""
+    """The object is in a part of the image, one of `REGIONS`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """The object lies `direction` of the anchor, one of `DIRECTIONS`."""
+    """The object is in a `direction` from the anchor, one of `DIRECTIONS`."""
 
     direction: str
     anchor: Query
@@ -125,9 +125,9 @@ class Except:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Of the objects left by phrase and conditions, those on ranks `rank` to `rank + count - 1` of `order`.
+    """Of the objects that match phrase and conditions, those on ranks `rank` to `rank + count - 1` of `order`.
 
-    `anchor` is set for "nearest" and "farthest" only.
+    `anchor` is set only for "nearest" and "farthest".
     """
 
     order: str
@@ -141,10 +141,10 @@ Condition = Region | Relation | SameAs | SizeThan | Except
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A whole expression: a head phrase, conditions that all must hold, then a pick among what is left.
+    """A complete expression: a head phrase, conditions that must all hold, and a pick among the matching objects.
 
-    `several` says that the wording asks for all that fit; otherwise it is a definite singular. `also` joins further
-    queries ("the red star and the blue ring").
+    `several` means all matching objects; otherwise, the expression is a definite singular. `also` adds more queries
+    ("the red star and the blue ring").
     """
 
     phrase: Phrase
@@ -155,11 +155,11 @@ class Query:
 
 
 class UnclearError(Exception):
-    """The scene does not settle the expression: a close call, or a definite phrase that fits more than one object."""
+    """The expression is unclear in the scene: a close call, or a definite phrase that matches several objects."""
 
 
 def _three_valued(value: float, true_below: float, false_above: float) -> bool:
-    """True up to one bound, false from the other, and unclear between them."""
+    """Returns whether a value is below the first bound or above the second. Between them, it is unclear."""
     if value <= true_below:
         return True
     if value >= false_above:
@@ -168,7 +168,7 @@ def _three_valued(value: float, true_below: float, false_above: float) -> bool:
 
 
 def lies_in(shape: ShapeObject, region: str) -> bool:
-    """Whether `shape` lies in a region of the picture. Raises `UnclearError` near its border."""
+    """Whether `shape` is in a region of the image. Raises `UnclearError` near its border."""
     if region == "middle":
         return _three_valued(max(abs(shape.x - 0.5), abs(shape.y - 0.5)), MIDDLE_TRUE, MIDDLE_FALSE)
     distances = {"left": shape.x, "right": 1.0 - shape.x, "top": shape.y, "bottom": 1.0 - shape.y}
@@ -178,12 +178,12 @@ def lies_in(shape: ShapeObject, region: str) -> bool:
 
 
 def lies_towards(shape: ShapeObject, direction: str, anchor: ShapeObject) -> bool:
-    """Whether `shape` lies left, right, above or below of `anchor`. Raises `UnclearError` near the diagonals."""
+    """Whether `shape` is left of, right of, above or below `anchor`. Raises `UnclearError` near the diagonals."""
     if shape is anchor:
         return False
     across, down = shape.x - anchor.x, shape.y - anchor.y
     if math.hypot(across, down) < LEAST_DISTANCE:
-        raise UnclearError("the two are in the same place")
+        raise UnclearError("the two objects are at the same position")
     ahead, aside = {
         "left": (-across, down),
         "right": (across, down),
@@ -207,7 +207,7 @@ def _distance(shape: ShapeObject, anchor: ShapeObject) -> float:
 
 
 def _key_of(pick: Pick, anchor: ShapeObject | None) -> tuple[Callable[[ShapeObject], float], float]:
-    """What a pick sorts by, least first, and the margin between clear neighbours."""
+    """Returns the sort key of a pick, and the smallest clear difference between neighbors."""
     if anchor is not None:
         sign = {"nearest": 1.0, "farthest": -1.0}[pick.order]
         return lambda shape: sign * _distance(shape, anchor), DISTANCE_MARGIN
@@ -222,21 +222,21 @@ def _key_of(pick: Pick, anchor: ShapeObject | None) -> tuple[Callable[[ShapeObje
 
 
 def _ranked(candidates: list[ShapeObject], pick: Pick, anchor: ShapeObject | None) -> list[ShapeObject]:
-    """The picked ranks. `UnclearError` if two neighbours that a reader has to tell apart are too close."""
+    """Returns the picked ranks. Raises `UnclearError` if the difference between two neighbors is too small."""
     key, margin = _key_of(pick, anchor)
     order = sorted(candidates, key=key)
     first, last = pick.rank - 1, pick.rank + pick.count - 1
     if len(order) < last:
         raise UnclearError(f"rank {last} of {len(order)}")
     for index, (shape, following) in enumerate(pairwise(order)):
-        # Inside the pick the order does not matter; before it every rank is counted, and its end must be clear.
+        # The order inside the pick does not matter, but the ranks before it and its end must be clear.
         if (index < first or index == last - 1) and key(following) - key(shape) < margin:
             raise UnclearError(f"ranks {index + 1} and {index + 2} are too close to call")
     return order[first:last]
 
 
 class _NoReferentError(Exception):
-    """A definite phrase inside the expression names nothing."""
+    """A definite phrase inside the expression matches no object."""
 
 
 def _definite(query: Query, scene: Scene) -> ShapeObject:
@@ -249,7 +249,7 @@ def _definite(query: Query, scene: Scene) -> ShapeObject:
 
 
 def _test_of(condition: Condition, scene: Scene) -> Callable[[ShapeObject], bool]:
-    """The condition as a test of one object, with its anchor found."""
+    """Returns the condition as a test of one object, and resolves its anchor."""
     if isinstance(condition, Region):
         return lambda shape: lies_in(shape, condition.name)
     anchor = _definite(condition.anchor, scene)
@@ -264,7 +264,7 @@ def _test_of(condition: Condition, scene: Scene) -> Callable[[ShapeObject], bool
 
 
 def _passes(shape: ShapeObject, tests: list[Callable[[ShapeObject], bool]]) -> bool:
-    """Whether all tests hold. One clear "no" settles it, even beside an unclear test."""
+    """Whether all tests hold. If one test is clearly false, unclear ones do not matter."""
     unclear: list[UnclearError] = []
     for test in tests:
         try:
@@ -289,8 +289,8 @@ def _resolve(query: Query, scene: Scene) -> list[ShapeObject]:
 
 def landmarks_of(query: Query, scene: Scene) -> tuple[int, ...]:
     """
-    The objects that `query` names to say where its referent is ("the ring" in "the star left of the ring"), at every
-    depth, as ascending indices into `scene.objects`. A phrase that names nothing has none.
+    Returns the landmarks of `query`: the other objects that it names, at every depth ("the ring" in "the star left of
+    the ring"), as ascending indices into `scene.objects`. A phrase that matches no object has none.
     """
     found: set[int] = set()
     for part in (query, *query.also):
@@ -306,10 +306,10 @@ def landmarks_of(query: Query, scene: Scene) -> tuple[int, ...]:
 
 
 def resolve(query: Query, scene: Scene) -> tuple[int, ...]:
-    """The objects that `query` asks for, as ascending indices into `scene.objects`; empty if there is none.
+    """Returns the referents of `query` as ascending indices into `scene.objects`, or an empty tuple for none.
 
     Raises:
-        UnclearError: if the scene does not settle it, or if a singular query fits more than one object.
+        UnclearError: If the query is unclear in the scene, or if a singular query matches several objects.
     """
     found: set[int] = set()
     for part in (query, *query.also):

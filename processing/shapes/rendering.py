@@ -1,7 +1,8 @@
-"""Draws a scene of the synthetic benchmark: the picture, and which object owns each pixel.
+"""Renders a scene of the synthetic benchmark: the image, and the visible object at each pixel.
 
-A pixel belongs to the frontmost object whose outline encloses the pixel's centre. That is decided on the formula of
-the shape, not on a rasterised polygon, so masks are exact at every image size; only the colours at the rim are mixed.
+A pixel belongs to the frontmost object whose outline contains the center of the pixel. This is computed from the
+formula of the shape, not from a rasterized polygon, so masks are exact at every image size. Only colors at the
+outlines are blended.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from .scene import COLOURS, REACH, Scene
+from .scene import COLORS, REACH, Scene
 
 
 _HEART_SIDE = 1.0 / math.sqrt(1.0 + math.pi / 4.0)
@@ -31,16 +32,16 @@ _DIAMOND_Y = 1.5 * _DIAMOND_X
 def signed_distance(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Distance to the outline of a shape of area 1 with its centroid at the origin, negative inside.
 
-    The sign is exact everywhere; the amount is a true distance near the straight and round parts of the outline, and
-    a lower bound beside corners.
+    The sign is exact everywhere. The value is the exact distance near the straight and round parts of the outline, and
+    a lower bound near corners.
 
     Args:
-        kind: one of `processing.shapes.scene.KINDS`.
-        u: coordinates to the right, any shape.
-        v: coordinates downwards, same shape.
+        kind: One of `processing.shapes.scene.KINDS`.
+        u: Coordinates to the right, an array of any shape.
+        v: Coordinates downward, of the same shape.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: If the kind is unknown.
     """
     if kind == "circle":
         return np.hypot(u, v) - math.sqrt(1.0 / math.pi)
@@ -67,9 +68,9 @@ def signed_distance(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if kind == "heart":
         # A square on its tip with half a disc on each upper side.
         across, down = np.abs(u), v - _HEART_DROP
-        centre = _HEART_SIDE / (2.0 * math.sqrt(2.0))
+        center = _HEART_SIDE / (2.0 * math.sqrt(2.0))
         square = (across + np.abs(down)) / math.sqrt(2.0) - _HEART_SIDE / 2.0
-        return np.minimum(square, np.hypot(across - centre, down + centre) - _HEART_SIDE / 2.0)
+        return np.minimum(square, np.hypot(across - center, down + center) - _HEART_SIDE / 2.0)
     if kind == "diamond":
         scale = _DIAMOND_X * _DIAMOND_Y / math.hypot(_DIAMOND_X, _DIAMOND_Y)
         return (np.abs(u) / _DIAMOND_X + np.abs(v) / _DIAMOND_Y - 1.0) * scale
@@ -77,7 +78,7 @@ def signed_distance(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _octaves(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Smooth noise in about [-1, 1] with detail at three scales, `(side, side)` float32."""
+    """Generates smooth noise in about [-1, 1] with detail at three scales, `(side, side)` float32."""
     cells = 24
     total = np.zeros((cells, cells), dtype=np.float32)
     for coarse, strength in ((3, 0.5), (8, 0.28), (cells, 0.15)):
@@ -87,7 +88,7 @@ def _octaves(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
-    """`(3, side, side)` float32 in about 0..255; muted, so that the named colours stand out."""
+    """Generates a background, `(3, side, side)` float32 in about 0..255, muted so that the objects stand out."""
     base, other = rng.uniform(85.0, 190.0, size=(2, 1, 1, 1)) + rng.uniform(-26.0, 26.0, size=(2, 3, 1, 1))
     base, other = base.astype(np.float32), other.astype(np.float32)
     if kind == "plain":
@@ -102,7 +103,7 @@ def _background(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
 
 
 def _pattern(texture: str, u: np.ndarray, v: np.ndarray, angle: float, period: float) -> np.ndarray | None:
-    """Where the second colour shows, as booleans; `None` for a solid object. `period` is in the units of `u`, `v`."""
+    """Returns booleans where the second color is, or `None` for a solid object. `period` is in units of `u`, `v`."""
     if texture == "solid":
         return None
     cosine, sine = math.cos(angle) / period, math.sin(angle) / period
@@ -114,18 +115,18 @@ def _pattern(texture: str, u: np.ndarray, v: np.ndarray, angle: float, period: f
 
 
 def render_scene(scene: Scene, image_size: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Draws `scene`.
+    """Renders a scene.
 
     Args:
-        scene: what to draw.
-        image_size: side of the square image in pixels, at least 32.
+        scene: The scene.
+        image_size: Height and width of the image in pixels, at least 32.
 
     Returns:
         The image, `(image_size, image_size, 3)` uint8, and the owners, `(image_size, image_size)` int8: the index of
-        the object seen at each pixel, -1 for the background. `owners == i` is the exact visible mask of object `i`.
+        the visible object at each pixel, -1 for the background. `owners == i` is the exact visible mask of object `i`.
 
     Raises:
-        ValueError: for an image too small to tell the shapes apart.
+        ValueError: If the image is too small to distinguish the shapes.
     """
     if image_size < 32:
         raise ValueError(f"image_size must be at least 32 pixels, got {image_size}")
@@ -135,24 +136,24 @@ def render_scene(scene: Scene, image_size: int = 128) -> tuple[np.ndarray, np.nd
     looks = rng.random((len(scene.objects), 5), dtype=np.float32)
     for index, (shape, look) in enumerate(zip(scene.objects, looks, strict=True)):
         size = shape.scale * image_size
-        centre_x, centre_y = shape.x * image_size - 0.5, shape.y * image_size - 0.5
+        center_x, center_y = shape.x * image_size - 0.5, shape.y * image_size - 0.5
         reach = REACH[shape.kind] * size + 1.0
-        left, right = max(math.floor(centre_x - reach), 0), min(math.ceil(centre_x + reach) + 1, image_size)
-        top, bottom = max(math.floor(centre_y - reach), 0), min(math.ceil(centre_y + reach) + 1, image_size)
-        # In units of the shape's own size, turned into its own frame.
-        across = (np.arange(left, right, dtype=np.float32)[None, :] - np.float32(centre_x)) / np.float32(size)
-        down = (np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(centre_y)) / np.float32(size)
+        left, right = max(math.floor(center_x - reach), 0), min(math.ceil(center_x + reach) + 1, image_size)
+        top, bottom = max(math.floor(center_y - reach), 0), min(math.ceil(center_y + reach) + 1, image_size)
+        # Coordinates relative to the shape, in units of its size and rotated by its angle.
+        across = (np.arange(left, right, dtype=np.float32)[None, :] - np.float32(center_x)) / np.float32(size)
+        down = (np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(center_y)) / np.float32(size)
         cosine, sine = np.float32(math.cos(shape.angle)), np.float32(math.sin(shape.angle))
         u, v = cosine * across + sine * down, cosine * down - sine * across
         distance = np.float32(size) * signed_distance(shape.kind, u, v)
 
-        colour = np.asarray(COLOURS[shape.colour], dtype=np.float32) + 16.0 * (look[:3] - 0.5)
-        shade = 0.38 * colour if sum(COLOURS[shape.colour]) > 315 else 0.45 * colour + 130.0
-        paint = colour[:, None, None]
+        color = np.asarray(COLORS[shape.color], dtype=np.float32) + 16.0 * (look[:3] - 0.5)
+        shade = 0.38 * color if sum(COLORS[shape.color]) > 315 else 0.45 * color + 130.0
+        paint = color[:, None, None]
         second = _pattern(shape.texture, u, v, shape.pattern_angle, max(0.047, 4.0 / image_size) / shape.scale)
         if second is not None:
-            paint = paint + second * (shade - colour)[:, None, None]
-        # A little light from one side, and a darker rim that parts touching objects of one colour.
+            paint = paint + second * (shade - color)[:, None, None]
+        # Light from one side, and a darker rim that separates touching objects of the same color.
         light = 1.0 + (0.2 * look[3] - 0.1) * u + (0.2 * look[4] - 0.1) * v
         light[distance > -image_size / 110.0] *= 0.72
         cover = np.clip(0.5 - distance, 0.0, 1.0)

@@ -1,8 +1,8 @@
-"""Scenes of the synthetic benchmark: which shapes there are, how they look and where they lie.
+"""Scenes of the synthetic benchmark: the shapes, their looks and their positions.
 
-A scene is pure geometry in units of the image side (x to the right, y downwards, both in [0, 1]), so one scene can be
-drawn at any resolution. Kinds and colours are few in a scene on purpose: several objects share each word, and no
-single word names its object.
+A scene is pure geometry in units of the image size (x to the right, y downward, both in [0, 1]), so it can be rendered
+at any resolution. A scene has only a few kinds and colors, so that several objects share each of them, and a single
+word does not identify an object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "diamond")
 
-COLOURS = {
+COLORS = {
     "red": (214, 39, 40),
     "orange": (255, 140, 20),
     "yellow": (250, 220, 40),
@@ -32,8 +32,8 @@ COLOURS = {
 
 TEXTURES = ("solid", "striped", "dotted")
 
-# Square root of an object's full area. Neighbouring classes differ by more than a third, the jitter inside a class is
-# 3 %: an object's class is clear to the eye, and "bigger than" is asked between classes only.
+# Square root of the full area of an object. Neighboring classes differ by more than a third, and sizes within a class
+# by at most 3 %, so the class is easy to see. "bigger than" is only used between classes.
 SIZES = {"small": 0.115, "medium": 0.158, "large": 0.217}
 SIZE_JITTER = 0.03
 
@@ -49,7 +49,7 @@ REACH = {
     "diamond": 0.8661,
 }
 
-# Largest turn in radians: small where a larger one would blur two kinds (a square on its tip is a diamond).
+# Largest rotation in radians: small if a larger one would confuse two kinds (a square on its corner is a diamond).
 _LARGEST_TURN = {"circle": math.pi, "ring": math.pi, "star": math.pi / 5}
 _DEFAULT_TURN = 0.25
 
@@ -57,34 +57,34 @@ _KIND_WEIGHTS = {3: (0.45, 0.30, 0.25), 4: (0.40, 0.25, 0.20, 0.15)}
 _TEXTURE_WEIGHTS = (0.55, 0.25, 0.20)
 _SIZE_WEIGHTS = (0.40, 0.35, 0.25)
 
-# Centre distance over the sum of the two sizes. Shapes of area 1 touch at about 1.1 to 1.2, so the first lets tips
-# cross and the second makes a true occlusion of up to a third of the shape behind.
+# Distance of the centers divided by the sum of the two sizes. Shapes of area 1 touch at about 1.1 to 1.2, so with the
+# first value tips can cross, and with the second up to a third of the shape behind is occluded.
 _APART = 0.64
 _OVERLAP = 0.44
 _OVERLAPS_ALLOWED = (0, 1, 2, 3)
-# Share of the objects that are placed on purpose where they overlap another, as long as overlaps are allowed.
+# Share of the objects that are placed to overlap another object, as long as overlaps are allowed.
 _OVERLAP_SHARE = 0.3
 _TRIES_AN_OBJECT = 48
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeObject:
-    """One object: its four named attributes, and its exact geometry in units of the image side.
+    """One object: its four attributes, and its exact geometry in units of the image size.
 
     Attributes:
         kind: one of `KINDS`.
-        colour: a key of `COLOURS`.
+        color: a key of `COLORS`.
         texture: one of `TEXTURES`.
         size: a key of `SIZES`.
-        x: horizontal position of the centroid of the whole shape, hidden parts included.
-        y: vertical position of the centroid, growing downwards.
+        x: horizontal position of the centroid of the whole shape, including hidden parts.
+        y: vertical position of the centroid, increasing downward.
         scale: square root of the area of the whole shape.
-        angle: turn in radians, clockwise.
+        angle: rotation in radians, clockwise.
         pattern_angle: direction of the stripes or dots in radians, relative to the shape.
     """
 
     kind: str
-    colour: str
+    color: str
     texture: str
     size: str
     x: float
@@ -96,12 +96,12 @@ class ShapeObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A scene: objects from back to front, the kind of background, and the seed of everything that is mere look.
+    """A scene: objects from back to front, the kind of background, and a seed for the rendering.
 
     Attributes:
-        objects: back to front; a later object hides an earlier one where both lie.
+        objects: from back to front; later objects hide earlier ones.
         background: `"plain"`, `"gradient"` or `"noise"`.
-        look_seed: seeds background colours, shading and camera noise.
+        look_seed: seeds background colors, shading and camera noise.
     """
 
     objects: tuple[ShapeObject, ...]
@@ -116,7 +116,7 @@ def _free_place(
     placed: list[tuple[float, float, float]],
     overlaps: int,
 ) -> tuple[float, float, int] | None:
-    """First of `points` where the object fits: `(x, y, number of overlaps used)`."""
+    """Returns the first of `points` where the object fits: `(x, y, number of overlaps)`."""
     for x, y in points:
         if not (reach <= x <= 1.0 - reach and reach <= y <= 1.0 - reach):
             continue
@@ -135,7 +135,7 @@ def _free_place(
 def _points_beside(
     placed: list[tuple[float, float, float]], scale: float, draws: list[list[float]]
 ) -> Iterator[tuple[float, float]]:
-    """Points where an object of this scale would overlap one that is already there."""
+    """Yields points where an object of this scale would overlap an existing one."""
     for which, turn in draws:
         x, y, other_scale = placed[int(which * len(placed))]
         distance = (scale + other_scale) * (_OVERLAP + 0.02 + 0.08 * turn)
@@ -144,36 +144,36 @@ def _points_beside(
 
 
 def sample_scene(rng: np.random.Generator, min_objects: int = 8, max_objects: int = 12) -> Scene:
-    """Draws a scene of `min_objects` to `max_objects` objects.
+    """Samples a scene with `min_objects` to `max_objects` objects.
 
     Args:
-        rng: the only source of chance.
-        min_objects: at least 4.
-        max_objects: at most 12; beyond that the shapes no longer fit without hiding each other.
+        rng: The only source of randomness.
+        min_objects: At least 4.
+        max_objects: At most 12; more shapes do not fit without hiding each other.
 
     Raises:
-        ValueError: for bounds that leave no scene.
+        ValueError: If the bounds are out of range.
     """
     if not 4 <= min_objects <= max_objects <= 12:
         raise ValueError(f"need 4 <= min_objects <= max_objects <= 12, got {min_objects} and {max_objects}")
-    colour_names = tuple(COLOURS)
+    color_names = tuple(COLORS)
     size_names = tuple(SIZES)
     while True:
         wanted = int(rng.integers(min_objects, max_objects + 1))
         kind_weights = _KIND_WEIGHTS[int(rng.integers(3, 5))]
         kinds = rng.permutation(len(KINDS))[: len(kind_weights)]
-        colours = rng.permutation(len(colour_names))[: int(rng.integers(3, 5))]
+        colors = rng.permutation(len(color_names))[: int(rng.integers(3, 5))]
         textures = rng.permutation(3)
         uniform = rng.random((wanted, 8))
         points = rng.random((wanted, _TRIES_AN_OBJECT, 2)).tolist()
         kind_of = kinds[np.searchsorted(np.cumsum(kind_weights)[:-1], uniform[:, 0], side="right")]
-        colour_of = colours[(uniform[:, 1] * len(colours)).astype(int)]
+        color_of = colors[(uniform[:, 1] * len(colors)).astype(int)]
         texture_of = textures[np.searchsorted(np.cumsum(_TEXTURE_WEIGHTS)[:-1], uniform[:, 2], side="right")]
         size_of = np.sort(np.searchsorted(np.cumsum(_SIZE_WEIGHTS)[:-1], uniform[:, 3], side="right"))[::-1]
         overlaps = _OVERLAPS_ALLOWED[int(rng.integers(len(_OVERLAPS_ALLOWED)))]
         objects: list[ShapeObject] = []
         placed: list[tuple[float, float, float]] = []
-        # Large ones first: they find room, and small ones fill the gaps.
+        # Large objects are placed first, and small ones in the gaps.
         for i in range(wanted):
             kind, size = KINDS[kind_of[i]], size_names[size_of[i]]
             scale = SIZES[size] * (1.0 + SIZE_JITTER * (2.0 * float(uniform[i, 4]) - 1.0))
@@ -191,7 +191,7 @@ def sample_scene(rng: np.random.Generator, min_objects: int = 8, max_objects: in
             objects.append(
                 ShapeObject(
                     kind=kind,
-                    colour=colour_names[colour_of[i]],
+                    color=color_names[color_of[i]],
                     texture=TEXTURES[texture_of[i]],
                     size=size,
                     x=x,
@@ -203,7 +203,7 @@ def sample_scene(rng: np.random.Generator, min_objects: int = 8, max_objects: in
             )
         if len(objects) >= min_objects:
             break
-    # A random depth order: which of two overlapping shapes is in front must not follow from their sizes.
+    # The depth order is random, so that it does not depend on the sizes of overlapping shapes.
     order = rng.permutation(len(objects))
     background = ("plain", "gradient", "noise", "noise")[int(rng.integers(4))]
     return Scene(tuple(objects[i] for i in order), background, int(rng.integers(2**31)))

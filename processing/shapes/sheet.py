@@ -1,4 +1,4 @@
-"""A picture sheet of the synthetic benchmark: for each level a few images, each with its expression and its mask."""
+"""A sheet of samples of the synthetic benchmark: a few images per level, each with an expression and its mask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from ..visualization import draw_overlay
 from .expressions import LEVELS, Expression
-from .oracles import LabelledScene
+from .oracles import LabeledScene
 
 
 _TILE = 256
@@ -19,30 +19,30 @@ _MARGIN = 8
 _OUTLINE = (255, 0, 255)
 
 
-def _tile(item: LabelledScene, expression: Expression) -> Image.Image:
-    """The image with everything but the targets dimmed and the targets outlined."""
+def _tile(item: LabeledScene, expression: Expression) -> Image.Image:
+    """Returns the image with outlined targets, and with everything else dimmed."""
     size = (_TILE, _TILE)
     targets = Image.fromarray(item.target_mask(expression)).resize(size, Image.Resampling.NEAREST)
-    picture = Image.fromarray(item.image).resize(size, Image.Resampling.BICUBIC)
-    dimmed = ImageEnhance.Brightness(picture).enhance(0.62)
-    return draw_overlay(Image.composite(picture, dimmed, targets), [targets], opacity=0, colors=[_OUTLINE])
+    image = Image.fromarray(item.image).resize(size, Image.Resampling.BICUBIC)
+    dimmed = ImageEnhance.Brightness(image).enhance(0.62)
+    return draw_overlay(Image.composite(image, dimmed, targets), [targets], opacity=0, colors=[_OUTLINE])
 
 
-def draw_sheet(items: Sequence[LabelledScene], columns: int = 6) -> Image.Image:
-    """Draws up to `columns` samples of each level, a row a level.
+def draw_sheet(items: Sequence[LabeledScene], columns: int = 6) -> Image.Image:
+    """Draws up to `columns` samples per level, with one row per level.
 
-    Targets keep their brightness and get a magenta outline; where nothing is outlined, nothing is meant.
+    Targets keep their brightness and get a magenta outline. If there is no outline, the expression has no target.
 
     Args:
-        items: scenes to choose from; a scene gives at most one sample to a level.
-        columns: samples a level.
+        items: Scenes to choose from, with at most one sample per scene and level.
+        columns: Number of samples per level.
 
     Raises:
-        ValueError: if `columns` is below 1 or `items` hold no expression.
+        ValueError: If `columns` is below 1, or if `items` contain no expression.
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
-    rows: dict[str, list[tuple[LabelledScene, Expression]]] = {}
+    rows: dict[str, list[tuple[LabeledScene, Expression]]] = {}
     for level in LEVELS:
         of_level = [
             (item, next(one for one in item.expressions if one.level == level))
@@ -50,7 +50,7 @@ def draw_sheet(items: Sequence[LabelledScene], columns: int = 6) -> Image.Image:
             if any(one.level == level for one in item.expressions)
         ]
         if of_level:
-            # Each level starts further on, so that the sheet shows many scenes and not one in every row.
+            # Each level starts at another scene, so that the sheet shows many different scenes.
             start = len(rows) * columns
             rows[level] = [of_level[(start + turn) % len(of_level)] for turn in range(min(columns, len(of_level)))]
     if not rows:

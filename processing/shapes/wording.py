@@ -1,4 +1,4 @@
-"""Puts the symbolic queries of the synthetic benchmark into English: many words and templates for one meaning.
+"""Words the symbolic queries of the synthetic benchmark in English, with many words and templates per meaning.
 
 Every word that can come out stands in the tables of this file, and `shapes_vocabulary` collects them.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .queries import Condition, Except, Phrase, Pick, Query, Region, Relation, SameAs
-from .scene import COLOURS
+from .scene import COLORS
 
 
 _NOUNS = {
@@ -92,11 +92,11 @@ _DISTANCE_WORDS = {
     "farthest": ("farthest from", "furthest away from", "most distant from"),
 }
 _SAME_WORDS = {
-    "colour": ("of the same color as", "with the same color as", "that shares its color with"),
+    "color": ("of the same color as", "with the same color as", "that shares its color with"),
     "texture": ("with the same pattern as", "with the same texture as", "patterned like"),
     "kind": ("of the same shape as", "shaped like", "with the same shape as"),
 }
-_PLURAL_SAME_WORDS = {**_SAME_WORDS, "colour": (*_SAME_WORDS["colour"][:2], "that share their color with")}
+_PLURAL_SAME_WORDS = {**_SAME_WORDS, "color": (*_SAME_WORDS["color"][:2], "that share their color with")}
 _SIZE_THAN = {
     True: ("bigger than", "larger than", "that is bigger than", "that is larger than"),
     False: ("smaller than", "that is smaller than", "tinier than"),
@@ -114,10 +114,10 @@ _FIXED_WORDS = ("the", "one", "and", "that is", "that are")
 
 
 class _Voice:
-    """Draws the words of one expression."""
+    """Samples the words of one expression."""
 
     def __init__(self, rng: np.random.Generator):
-        # One call for all draws of an expression: single draws cost more than all the rest of the wording.
+        # One call for all random numbers of an expression: single calls would be slower than all other code here.
         self._uniform = iter(rng.random(96).tolist())
 
     def chance(self, probability: float) -> bool:
@@ -142,13 +142,13 @@ class _Voice:
                 after = self.choose(_TEXTURE_TAILS[phrase.texture])
             else:
                 texture = self.choose(_TEXTURE_WORDS[phrase.texture])
-        if phrase.colour is None:
+        if phrase.color is None:
             before.append(texture)
         elif tails and not after and phrase.kind is not None and self.chance(0.1):
             before.append(texture)
-            after = f"{'that are' if plural else 'that is'} {phrase.colour}"
+            after = f"{'that are' if plural else 'that is'} {phrase.color}"
         else:
-            before += [phrase.colour, texture] if self.chance(0.3) else [texture, phrase.colour]
+            before += [phrase.color, texture] if self.chance(0.3) else [texture, phrase.color]
         return " ".join([*before, noun or self.noun(phrase.kind, plural), after])
 
     def query(self, query: Query, article: str | None = None, tails: bool = True) -> str:
@@ -181,7 +181,7 @@ class _Voice:
         return self.query(query, article="the", tails=False)
 
     def _order(self, pick: Pick) -> tuple[str, str]:
-        """Words of a rank before and behind the noun."""
+        """Returns the words of a rank before and after the noun."""
         if pick.rank > 1:
             rank = self.choose(_RANKS[pick.rank])
             if pick.order in _FROM:
@@ -213,7 +213,7 @@ class _Voice:
 
 
 def word_query(query: Query, rng: np.random.Generator) -> str:
-    """One of the many English wordings of `query`, in lower case and without punctuation."""
+    """Returns a random English wording of `query`, in lower case and without punctuation."""
     return _Voice(rng).query(query)
 
 
@@ -227,17 +227,17 @@ def _words_in(table: object) -> Iterator[str]:
         for value in table:
             yield from _words_in(value)
     else:
-        raise TypeError(f"a table of words holds strings, tuples and dicts, not {type(table).__name__}")
+        raise TypeError(f"a table of words must contain strings, tuples and dicts, not {type(table).__name__}")
 
 
 def shapes_vocabulary() -> list[str]:
-    """Every word that an expression of the benchmark can hold, sorted."""
+    """Returns all words that can occur in an expression of the benchmark, sorted."""
     singular = tuple(word for nouns in _NOUNS.values() for word in nouns)
     plural = tuple(_PLURALS.get(word, word + "s") for word in singular)
     tables = (
         singular,
         plural,
-        tuple(COLOURS),
+        tuple(COLORS),
         _SIZE_WORDS,
         _TEXTURE_WORDS,
         _TEXTURE_TAILS,

@@ -1,1 +1,1 @@
-"""What `jmceln train` trains with, for use in other training code as well."""
+"""The parts of `jmceln train`, which other training code can use as well."""

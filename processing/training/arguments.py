@@ -1,8 +1,8 @@
 """
-The settings of a training run, and how a YAML file and the command line give them.
+The settings of a training run, from YAML files and from the command line.
 
-`TrainingArguments` needs `HfArgumentParser`. What it lacks, files that extend each other and fields within fields, is
-a few functions here; OmegaConf would be a dependency with a language and types of its own beside the parser.
+`TrainingArguments` needs `HfArgumentParser`. A few functions add what this parser lacks: files that extend each other,
+and nested fields. OmegaConf would add a dependency with a second configuration language.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from ..names import check_config_fields, nearest_name
 
 
 def _parsed(value: Any) -> Any:
-    """What a string from the command line means in YAML, of which JSON is a part."""
+    """Parses a string from the command line as YAML, which includes JSON."""
     import yaml
 
     return yaml.safe_load(value) if isinstance(value, str) else value
@@ -27,140 +27,140 @@ def _parsed(value: Any) -> Any:
 
 @dataclass
 class ModelArguments:
-    """Which model to train: a saved one, one on two pretrained encoders, or one from scratch."""
+    """The model to train: a saved one, one built from two pretrained encoders, or one from scratch."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Folder or hub id of a saved JMCELN to train on."}
+        default=None, metadata={"help": "Folder or Hub id of a saved JMCELN model to continue training from."}
     )
     vision_model: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or hub id of a vision backbone to begin from, with `text_model`, or with the `text_config`"
-            " of `model_config` for a text encoder from scratch."
+            "help": "Folder or Hub id of a pretrained vision model. Needs `text_model`, or a `text_config` in"
+            " `model_config` for a text encoder from scratch."
         },
     )
     text_model: str | None = field(
-        default=None, metadata={"help": "Folder or hub id of a text encoder and its tokenizer to begin from."}
+        default=None, metadata={"help": "Folder or Hub id of a pretrained text encoder and its tokenizer."}
     )
     model_config: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Fields of JMCELNConfig. Without any of the three above, the model is made from them alone with"
-            " random weights. On the command line also one by one: `--model_config.num_stages 4`."
+            "help": "Fields of JMCELNConfig. Without any of the three arguments above, they describe a model with"
+            " random weights. On the command line, set single fields with `--model_config.num_stages 4`."
         },
     )
     new_parts: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Parts of `model_name_or_path` to begin anew with random weights, as `model_config` changes them:"
-            " `--new_parts cascade --model_config.num_stages 4`."
+            "help": "Parts of `model_name_or_path` to initialize with random weights, for example because"
+            " `model_config` changes them: `--new_parts cascade --model_config.num_stages 4`."
         },
     )
     tokenizer: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or hub id of a tokenizer, or `words` to build one of the words of the training data."
-            " Defaults to that of `model_name_or_path` or `text_model`."
+            "help": "Folder or Hub id of a tokenizer, or `words` to build one from the words in the training data."
+            " Defaults to the tokenizer of `model_name_or_path` or `text_model`."
         },
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Height and width of the model's input. Defaults to the processor's own."}
+        default=None, metadata={"help": "Height and width of the model's input. Defaults to those of the processor."}
     )
     keep_aspect_ratio: bool | None = field(
         default=None, metadata={"help": "Scale and pad images instead of stretching them to `image_size`."}
     )
     max_words: int | None = field(
-        default=None, metadata={"help": "Most tokens of an expression; longer ones are cut off."}
+        default=None, metadata={"help": "Maximum tokens per expression; longer expressions are cut."}
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "`sdpa`, `eager` or another one."})
     trust_remote_code: bool = field(
         default=False,
         metadata={
-            "help": "Run the code that comes with `model_name_or_path`. A JMCELN needs none of it: its classes are"
-            " those that are installed."
+            "help": "Run the code that is saved with `model_name_or_path`. JMCELN models do not need it, because their"
+            " classes are installed."
         },
     )
 
     def __post_init__(self) -> None:
         self.model_config = dict(_parsed(self.model_config) or {})
         if self.text_model is not None and self.vision_model is None:
-            raise ValueError("`text_model` begins from a pretrained encoder; name a `vision_model` to go with it.")
+            raise ValueError("`text_model` is given without `vision_model`: give both.")
         if self.vision_model is not None and (self.text_model is None) == ("text_config" not in self.model_config):
             raise ValueError(
                 "`vision_model` needs either a `text_model`, or a `text_config` in `model_config` for a text encoder"
                 " from scratch."
             )
         if self.new_parts and self.model_name_or_path is None:
-            raise ValueError("`new_parts` are those of a saved model; name it with `model_name_or_path`.")
+            raise ValueError("`new_parts` are parts of a saved model: give it as `model_name_or_path`.")
         describes_another = self.vision_model is not None or (self.model_config and not self.new_parts)
         if self.model_name_or_path is not None and describes_another:
             raise ValueError(
-                "`model_name_or_path` names a whole model, beside which `vision_model` and `text_model` have no place,"
-                " nor has `model_config` without `new_parts`."
+                "`model_name_or_path` is a complete model: omit `vision_model` and `text_model`, and omit"
+                " `model_config` unless there are `new_parts`."
             )
         if self.model_name_or_path is None and self.vision_model is None and not self.model_config:
             raise ValueError(
-                "No model is named. Give `model_name_or_path`, or `vision_model` and `text_model`, or `model_config`."
+                "There is no model. Give `model_name_or_path`, or `vision_model` and `text_model`, or `model_config`."
             )
         if self.model_name_or_path is None and self.text_model is None and self.tokenizer is None:
-            raise ValueError("A model from scratch needs a `tokenizer`: a folder or hub id, or `words`.")
+            raise ValueError("A model from scratch needs a `tokenizer`: a folder or Hub id, or `words`.")
         check_config_fields(self.model_config, JMCELNConfig(), "model_config")
 
 
 @dataclass
 class DataArguments:
-    """What to train and to score on."""
+    """The datasets to train and to evaluate on."""
 
     train_data: list | str | None = field(
         default=None,
         metadata={
-            "help": "List of datasets, each the arguments of `load_referring_dataset` as a mapping, or of"
+            "help": "List of datasets. Each is a mapping with the arguments of `load_referring_dataset`, or of"
             " `shapes_dataset` with `name: shapes`."
         },
     )
     eval_data: dict | str | None = field(
         default=None,
-        metadata={"help": "Datasets to score, by name; each written as in `train_data`."},
+        metadata={"help": "Datasets to evaluate on, by name, each in the format of `train_data`."},
     )
     held_out_data: list | str | None = field(
         default=None,
         metadata={
-            "help": "Datasets whose validation and test images are dropped from training wherever they occur, each"
-            " the arguments of `held_out_image_ids` as a mapping with `name`."
+            "help": "Datasets whose validation and test images are removed from all training data. Each is a mapping"
+            " with a `name` and the arguments of `held_out_image_ids`."
         },
     )
     image_folder: str | None = field(
-        default=None, metadata={"help": "Folder of COCO images, for datasets that name images by path only."}
+        default=None, metadata={"help": "Folder of COCO images, for datasets that contain only the paths of images."}
     )
     max_expressions_per_image: int = field(
-        default=8, metadata={"help": "Most expressions of an image in one step; which, is drawn anew each time."}
+        default=8, metadata={"help": "Maximum expressions per image and step; they are sampled anew in each step."}
     )
     max_expressions_per_image_eval: int = field(
         default=16,
-        metadata={"help": "Most expressions of an image at a time in evaluation; none is lost."},
+        metadata={"help": "Maximum expressions per image at a time in evaluation; all of them are evaluated."},
     )
     epoch_unit: str = field(
         default="referents",
         metadata={
-            "help": "What an epoch has as many expressions as: `referents` (the field's practice), `sentences`; or"
-            " `images` for one pass over the images.",
+            "help": "Length of an epoch: as many expressions as there are `referents` (the usual definition) or"
+            " `sentences`; or `images` for one pass over the images.",
             "choices": ["referents", "sentences", "images"],
         },
     )
-    max_train_images: int | None = field(default=None, metadata={"help": "Train on the first images only."})
-    max_eval_images: int | None = field(default=None, metadata={"help": "Score the first images only."})
+    max_train_images: int | None = field(default=None, metadata={"help": "Train only on this many images."})
+    max_eval_images: int | None = field(default=None, metadata={"help": "Evaluate only on this many images."})
     image_mask_ratio: float = field(
-        default=0.0, metadata={"help": "Share of the patches of a masked image that are blanked (MaskRIS: 0.75)."}
+        default=0.0, metadata={"help": "Share of the patches to blank in a masked image (MaskRIS: 0.75)."}
     )
-    image_patch_size: int = field(default=32, metadata={"help": "Side of a masked patch in pixels."})
+    image_patch_size: int = field(default=32, metadata={"help": "Height and width of a masked patch in pixels."})
     text_mask_ratio: float = field(
-        default=0.0, metadata={"help": "Share of the words of a masked image's expressions to mask (MaskRIS: 0.15)."}
+        default=0.0, metadata={"help": "Share of the words to mask in expressions of a masked image (MaskRIS: 0.15)."}
     )
     word_dropout: float = field(
-        default=0.0, metadata={"help": "Share of the words of a masked image's expressions to leave out."}
+        default=0.0, metadata={"help": "Share of the words to drop from expressions of a masked image."}
     )
     masking_probability: float = field(
-        default=0.5, metadata={"help": "Chance that an image and its expressions are masked at all."}
+        default=0.5, metadata={"help": "Probability that an image and its expressions are masked."}
     )
 
     def __post_init__(self) -> None:
@@ -170,35 +170,35 @@ class DataArguments:
         specifications = [*self.train_data, *self.eval_data.values(), *self.held_out_data]
         bad = [specification for specification in specifications if not isinstance(specification, Mapping)]
         if bad:
-            raise ValueError(f"A dataset is a mapping, such as {{name: ..., split: train}}; got {bad[0]!r}.")
+            raise ValueError(f"A dataset must be a mapping such as {{name: ..., split: train}}, got {bad[0]!r}.")
 
 
 @dataclass
 class ReferringTrainingArguments(TrainingArguments):
-    """The arguments of the Trainer, with those that this project adds, and with its defaults."""
+    """The arguments of the Trainer, with additional ones and other defaults."""
 
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: the collator reads columns that the model does not know."}
+        default=False, metadata={"help": "Must be off: the collator needs columns that are not inputs of the model."}
     )
     batch_eval_metrics: bool = field(
-        default=True, metadata={"help": "Must stay on: scores are summed batch by batch, so that no mask is kept."}
+        default=True, metadata={"help": "Must be on: scores are computed batch by batch, without keeping masks."}
     )
     report_to: str | None = field(
-        default="tensorboard", metadata={"help": "Where to report: `tensorboard`, `none` or another integration."}
+        default="tensorboard", metadata={"help": "Where to log: `tensorboard`, `none` or another integration."}
     )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
     resume_from_checkpoint: str | None = field(
         default="auto",
         metadata={
-            "help": "`auto` takes up the newest intact checkpoint of `output_dir` if there is one, `never` begins"
-            " anew, anything else is the path of a checkpoint."
+            "help": "`auto` resumes from the newest intact checkpoint in `output_dir`, if there is one; `never` starts"
+            " from the beginning; anything else is the path of a checkpoint."
         },
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False,
         metadata={
-            "help": "Whether DDP looks for parameters that a step leaves unused. There are none: those of the encoders"
-            " that no mask depends on are found at the start, and do not learn."
+            "help": "Whether DDP looks for unused parameters in each step. It is not needed: unused parameters of the"
+            " encoders are found and frozen at the start."
         },
     )
     backbone_learning_rate_scale: float = field(
@@ -209,32 +209,32 @@ class ReferringTrainingArguments(TrainingArguments):
     )
     freeze_vision: bool = field(
         default=False,
-        metadata={"help": "Leave the vision backbone as it is: weights, and statistics of batch normalisation."},
+        metadata={"help": "Freeze the vision backbone: its weights and its batch normalization statistics."},
     )
-    freeze_text: bool = field(default=False, metadata={"help": "Leave the text encoder as it is."})
+    freeze_text: bool = field(default=False, metadata={"help": "Freeze the text encoder."})
     freeze_batch_norm: bool = field(
         default=False,
         metadata={
-            "help": "Leave the statistics of the backbone's batch normalisation as they are, for batches too small to"
-            " measure them; its weights learn."
+            "help": "Freeze the batch normalization statistics of the backbone, but not its weights. For batches that"
+            " are too small to estimate the statistics."
         },
     )
     freeze_modules: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Further modules to leave as they are, by their names in the model: `text_model.embeddings"
+            "help": "More modules to freeze, by their names in the model, for example `text_model.embeddings"
             " backbone.encoder.layer.0`."
         },
     )
     ema_decay: float | None = field(
         default=None,
-        metadata={"help": "Decay of an average of the weights, which is scored, and saved at the end."},
+        metadata={"help": "Decay of a moving average of the weights, which is evaluated and, at the end, saved."},
     )
     lora_rank: int = field(
         default=0,
         metadata={
-            "help": "Rank of low-rank adapters (LoRA) that learn in place of the encoders' matrices, and are merged"
-            " into them at the end; 0 for none. Needs `peft`."
+            "help": "Rank of low-rank adapters (LoRA) that are trained instead of the matrices of the encoders and"
+            " merged into them at the end; 0 for none. Needs `peft`."
         },
     )
     early_stopping_patience: int | None = field(
@@ -245,26 +245,26 @@ class ReferringTrainingArguments(TrainingArguments):
         },
     )
     num_pictures: int = field(
-        default=4, metadata={"help": "Images whose predictions are shown in TensorBoard at each evaluation."}
+        default=4, metadata={"help": "Number of images with predictions to log to TensorBoard at each evaluation."}
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Pinned memory is memory of an accelerator's driver; without one it only brings a warning.
+        # Without an accelerator, pinned memory has no use and causes a warning.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"
         if self.remove_unused_columns or not self.batch_eval_metrics:
-            raise ValueError("`remove_unused_columns` must stay off and `batch_eval_metrics` on; leave both out.")
-        # An average over the processes of what each has counted alone would not be the loss.
+            raise ValueError("`remove_unused_columns` must be off and `batch_eval_metrics` on: omit both.")
+        # Otherwise, each process would divide by its own number of expressions.
         if not self.average_tokens_across_devices:
-            raise ValueError("`average_tokens_across_devices` must stay on: the loss is one sum over all processes.")
+            raise ValueError("`average_tokens_across_devices` must be on: the loss is averaged over all processes.")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end: true`.")
         if self.lora_rank and self.ema_decay is not None:
-            raise ValueError("`lora_rank` and `ema_decay` do not go together; leave one of them out.")
+            raise ValueError("`lora_rank` and `ema_decay` cannot be used together: omit one of them.")
 
     @property
     def learning_rate_scales(self) -> dict[str, float]:
-        """Factors of the learning rate by the prefix of parameters' names; only those that differ from 1."""
+        """Factors of the learning rate other than 1, by the prefix of the parameter names."""
         scales = {"backbone.": self.backbone_learning_rate_scale, "text_model.": self.text_learning_rate_scale}
         return {prefix: scale for prefix, scale in scales.items() if scale != 1.0}
 
@@ -272,16 +272,16 @@ class ReferringTrainingArguments(TrainingArguments):
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, ReferringTrainingArguments)
 
 
-# A link to configs/ in a checkout, and a folder of its own where the package is installed.
+# A link to configs/ in a clone of the repository, and a folder in the installed package.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def find_settings_file(name: str | Path) -> Path:
     """
-    The file `name`, or that of the package's own configurations: `refcoco.yaml` is found wherever one stands.
+    Returns the file `name`, or a configuration of the package: `refcoco.yaml` is found from any working directory.
 
     Raises:
-        FileNotFoundError: if there is neither, with the nearest name.
+        FileNotFoundError: If there is neither. The message suggests the nearest name.
     """
     path = Path(name)
     if path.is_file():
@@ -290,33 +290,33 @@ def find_settings_file(name: str | Path) -> Path:
         return CONFIGS / name
     names = [path.name for path in sorted(CONFIGS.glob("*.yaml"))]
     raise FileNotFoundError(
-        f"There is no file {str(name)!r}{nearest_name(path.name, names)} The package brings along {', '.join(names)}."
+        f"There is no file {str(name)!r}{nearest_name(path.name, names)} The package contains {', '.join(names)}."
     )
 
 
 def load_settings(path: str | Path) -> dict[str, Any]:
     """
-    Read the settings of a run from a YAML file, and first those of the file that its key `extends` names.
+    Reads the settings of a run from a YAML file and from the file in its key `extends`.
 
     Args:
-        path (`str` or `Path`): A file, or the name of one of the package's own, such as `refcoco.yaml`.
+        path (`str` or `Path`): A file, or the name of a configuration of the package, such as `refcoco.yaml`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file does not hold a mapping.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file does not contain a mapping.
     """
     import yaml
 
     path = find_settings_file(path)
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold a mapping of settings, but holds a {type(settings).__name__}.")
+        raise ValueError(f"{path} must contain a mapping of settings, got a {type(settings).__name__}.")
     base = settings.pop("extends", None)
     return settings if base is None else merge_settings(load_settings(path.parent / base), settings)
 
 
 def merge_settings(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `override`; mappings within are merged, everything else is replaced."""
+    """Returns `base` with the values of `override`. Nested mappings are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in override.items():
         is_nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -331,24 +331,24 @@ def parse_arguments(
     prog: str = "jmceln train",
 ) -> tuple[Any, ...]:
     """
-    Read the settings of a run: YAML files first, in order, then options.
+    Reads the settings of a run from YAML files, in order, and then from options.
 
     Args:
         arguments (`Sequence[str]`):
-            What follows the name of the script: any number of YAML files, then `--field value`. A field within a
-            mapping or a list is reached by dots: `--model_config.num_stages 4`, `--train_data.0.split val`.
+            Arguments of the command: any number of YAML files, then `--field value`. Dots select a field in a mapping
+            or a list: `--model_config.num_stages 4`, `--train_data.0.split val`.
         description (`str`, *optional*):
             Text at the top of `--help`.
         argument_classes (`Sequence[type]`, *optional*):
-            The dataclasses whose fields can be set, by default those of the model, of the data and of the training.
+            The dataclasses whose fields can be set. Defaults to those of the model, the data and the training.
         prog (`str`, *optional*, defaults to `"jmceln train"`):
-            The command that `--help` names.
+            Name of the command in `--help`.
 
     Returns:
-        An instance of each class.
+        One instance of each class.
 
     Raises:
-        ValueError: for a setting that no argument has, with the nearest name.
+        ValueError: If a setting is unknown. The message suggests the nearest name.
     """
     names = list(arguments)
     files = []
@@ -358,8 +358,8 @@ def parse_arguments(
     for file in files:
         settings = merge_settings(settings, load_settings(file))
     if any(name.partition("=")[0] == "--model_name_or_path" for name in names):
-        # A whole model named on the command line takes the place of the one that the files describe in parts.
-        # Fields of parts to begin anew go with any saved model.
+        # A saved model on the command line replaces the model that the files describe. Fields for `new_parts` are
+        # kept, since they apply to any saved model.
         described = ["vision_model", "text_model", "tokenizer"]
         if not settings.get("new_parts"):
             described.append("model_config")
@@ -380,14 +380,14 @@ def parse_arguments(
     parser.set_defaults(**settings)
     for option in parser.parse_known_args(options)[1]:
         if not option.startswith("--"):
-            raise ValueError(f"`{option}` is neither an option nor the value of one; files come before all options.")
+            raise ValueError(f"`{option}` is neither an option nor its value; put files before all options.")
         name = option.partition("=")[0].removeprefix("--").replace("-", "_")
         raise ValueError(f"There is no option `{option}`{nearest_name(name, known, '; `--help` lists all.')}")
     return parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
 
 
 def _take_dotted_options(options: Sequence[str], settings: dict[str, Any]) -> list[str]:
-    """Write options such as `--model_config.num_stages 4` into `settings`, and return the others."""
+    """Writes options such as `--model_config.num_stages 4` into `settings`, and returns the other options."""
     others = []
     pending = list(options)
     while pending:
@@ -398,7 +398,7 @@ def _take_dotted_options(options: Sequence[str], settings: dict[str, Any]) -> li
             continue
         if not equals:
             if not pending:
-                raise ValueError(f"`{option}` has no value.")
+                raise ValueError(f"`{option}` has no value: add one.")
             value = pending.pop(0)
         *path, last = name[2:].split(".")
         target: Any = settings
@@ -411,11 +411,11 @@ def _take_dotted_options(options: Sequence[str], settings: dict[str, Any]) -> li
         elif isinstance(target, dict):
             target[last] = _parsed(value)
         else:
-            raise ValueError(f"`{name}` leads into {target!r}, which has no parts.")
+            raise ValueError(f"`{name}`: {target!r} has no fields.")
     return others
 
 
 def _position(key: str, target: list, name: str) -> int:
     if not key.isdigit() or int(key) >= len(target):
-        raise ValueError(f"`{name}`: {key!r} is no position in a list of {len(target)}.")
+        raise ValueError(f"`{name}`: {key!r} is not a position in a list of {len(target)}.")
     return int(key)

@@ -1,8 +1,7 @@
-"""What a vision backbone learns before it sees an expression: to name every pixel's kind, colour, texture and size.
+"""Pretraining of a vision backbone on scenes of shapes: it predicts the kind, color, texture and size at each pixel.
 
-On photographs a model of this size begins from a backbone that has learned to see on ImageNet. Scenes of shapes have
-no such backbone; this is theirs. Each feature map, at its own stride, gets a linear layer that tells the attributes of
-whatever lies under each cell.
+For photographs, backbones are pretrained on ImageNet; this is the equivalent for scenes of shapes. Each feature map,
+at its own stride, gets a linear layer that predicts the attributes of the object in each cell.
 """
 
 from __future__ import annotations
@@ -18,26 +17,26 @@ from transformers import AutoBackbone, PretrainedConfig
 
 from ..image_processing_jmceln import JMCELNImageProcessor
 from ..shapes.rendering import render_scene
-from ..shapes.scene import COLOURS, KINDS, SIZES, TEXTURES, Scene, sample_scene
+from ..shapes.scene import COLORS, KINDS, SIZES, TEXTURES, Scene, sample_scene
 
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "kind": KINDS,
-    "colour": tuple(COLOURS),
+    "color": tuple(COLORS),
     "texture": TEXTURES,
     "size": tuple(SIZES),
 }
-# Most pixels are background, which is told in no time.
+# Low, since most pixels are background, which is easy to predict.
 _BACKGROUND_WEIGHT = 0.05
 
 
 def attribute_maps(scene: Scene, owners: np.ndarray) -> np.ndarray:
     """
-    The class of every pixel in each of `ATTRIBUTES`: 0 for the background, else 1 and on.
+    Returns the class of every pixel in each of `ATTRIBUTES`: 0 for the background, otherwise 1 or more.
 
     Args:
         scene (`Scene`)
-        owners (`np.ndarray` of shape `(height, width)`): The object seen at each pixel, -1 for none.
+        owners (`np.ndarray` of shape `(height, width)`): Index of the visible object at each pixel, -1 for none.
 
     Returns:
         `np.ndarray` of shape `(4, height, width)` and type int64.
@@ -49,7 +48,7 @@ def attribute_maps(scene: Scene, owners: np.ndarray) -> np.ndarray:
 
 
 class AttributeScenes(Dataset):
-    """Scenes with their attribute maps; each depends on the split, the seed and its index alone."""
+    """Scenes with their attribute maps. Each depends only on the split, the seed and its index."""
 
     def __init__(self, split: str, size: int, seed: int = 0, image_size: int = 96):
         self.split, self.size, self.seed, self.image_size = split, size, seed, image_size
@@ -59,7 +58,7 @@ class AttributeScenes(Dataset):
         return self.size
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        # Not the scenes of `shapes_row`: theirs are drawn until they support all expressions wanted.
+        # Not the scenes of `shapes_row`, which are sampled until they support all requested expressions.
         rng = np.random.default_rng([zlib.crc32(f"attributes {self.split}".encode()), self.seed, index])
         scene = sample_scene(rng)
         pixels, owners = render_scene(scene, self.image_size)
@@ -74,7 +73,7 @@ class AttributeReader(nn.Module):
     A backbone with a linear layer on each feature map.
 
     Args:
-        backbone_config (`PretrainedConfig`): Of an [`AutoBackbone`].
+        backbone_config (`PretrainedConfig`): Configuration of an [`AutoBackbone`].
     """
 
     def __init__(self, backbone_config: PretrainedConfig):
@@ -92,8 +91,8 @@ class AttributeReader(nn.Module):
             labels (`torch.Tensor` of shape `(batch, 4, height, width)`): Classes as in [`attribute_maps`].
 
         Returns:
-            `dict`: The `loss`, and `correct` and `counted` of shape `(maps, 4)`: the cells that lie mostly on an
-            object, and how many of them are told right in each attribute.
+            `dict`: The `loss`, and `correct` and `counted` of shape `(maps, 4)`: `counted` is the number of cells that
+            are mostly covered by objects, and `correct` how many of them have the correct attribute.
         """
         one_hot = [nn.functional.one_hot(labels[:, row], size) for row, size in enumerate(self.num_classes)]
         # (batch, classes of all attributes, height, width)
@@ -122,7 +121,7 @@ class AttributeReader(nn.Module):
 
 @torch.no_grad()
 def attribute_accuracy(model: AttributeReader, scenes: Sequence | Dataset, batch_size: int = 32) -> list[dict]:
-    """The share of object cells whose attribute is told right: a dict by attribute for each map, fine to coarse."""
+    """Returns the accuracy of each attribute in object cells: a dict per feature map, fine to coarse."""
     model.eval()
     correct, counted = 0, 0
     for batch in torch.utils.data.DataLoader(scenes, batch_size=batch_size):  # pyrefly: ignore[bad-argument-type]

@@ -1,11 +1,11 @@
-"""Masking of images and expressions, the augmentation that helps in referring image segmentation.
+"""Masking of images and expressions as augmentation for referring image segmentation.
 
-Flips turn "left" into "right", crops cut off what "the second from the left" is counted from, and colour changes make
-"the red one" wrong; MaskRIS (Lee et al. 2024, arXiv:2411.19067) found all of these to hurt and masking to help. Its
-published run masks 75 % of the patches of 32 pixels and 15 % of the words, of which 80 % become the mask token, 10 %
-a random word and 10 % stay. It shows each pair twice, whole and masked, and distils from the one to the other. Here an
-image is masked with a `probability`, so that the whole and the masked view alternate over the visits of an image at no
-further cost; the distillation is left out.
+Other augmentations change the meaning of expressions: flips turn "left" into "right", crops remove objects that "the
+second from the left" counts, and color changes make "the red one" wrong. MaskRIS (Lee et al. 2024, arXiv:2411.19067)
+found that they hurt, and that masking helps. It masks 75 % of the patches of 32 pixels and 15 % of the words, of which
+80 % become the mask token, 10 % a random word and 10 % stay. MaskRIS shows each pair twice, unmasked and masked, and
+distills from one to the other. Here, an image is masked with a `probability`, so that it appears in both forms over
+the epochs without additional cost, and there is no distillation.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ class MaskingAugmentation:
 
     Args:
         image_mask_ratio (`float`, *optional*, defaults to 0.0):
-            Share of the patches of a masked image that are blanked. MaskRIS: 0.75.
+            Share of the patches to blank in a masked image. MaskRIS: 0.75.
         image_patch_size (`int`, *optional*, defaults to 32):
-            Side of a patch in pixels of the processed image.
+            Height and width of a patch in pixels of the processed image.
         text_mask_ratio (`float`, *optional*, defaults to 0.0):
-            Chance of each token of a masked image's expressions to be masked as in BERT. MaskRIS: 0.15.
+            Probability of masking each token in the expressions of a masked image, as in BERT. MaskRIS: 0.15.
         word_dropout (`float`, *optional*, defaults to 0.0):
-            Chance of each word to be left out of an expression altogether; at least one word stays.
+            Probability of dropping each word of these expressions. At least one word is kept.
         probability (`float`, *optional*, defaults to 0.5):
-            Chance that a drawn image and its expressions are masked at all.
+            Probability that an image and its expressions are masked.
 
     Raises:
-        ValueError: for a share outside [0, 1] or a patch without size.
+        ValueError: If a probability or share is outside [0, 1], or if the patch size is below 1.
     """
 
     image_mask_ratio: float = 0.0
@@ -51,11 +51,11 @@ class MaskingAugmentation:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything is ever masked."""
+        """Whether these settings mask anything."""
         return self.probability > 0 and max(self.image_mask_ratio, self.text_mask_ratio, self.word_dropout) > 0
 
     def drop_words(self, expression: str, generator: np.random.Generator) -> str:
-        """The expression without the words that were drawn for leaving out; one word stays at least."""
+        """Drops random words of an expression, but keeps at least one."""
         words = expression.split()
         if self.word_dropout == 0 or len(words) < 2:
             return expression
@@ -66,14 +66,14 @@ class MaskingAugmentation:
 
     def mask_image(self, pixel_values: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
         """
-        Blank the drawn patches.
+        Blanks random patches.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(channels, height, width)`):
-                A normalised image; 0 is the mean colour. Patches at the right and bottom edge may be cut off.
+                A normalized image, in which 0 is the mean color. Patches at the right and bottom edge can be smaller.
 
         Returns:
-            `torch.Tensor` of the same shape; the argument is left as it is.
+            `torch.Tensor` of the same shape. The argument is not changed.
         """
         if self.image_mask_ratio == 0:
             return pixel_values
@@ -88,31 +88,32 @@ class MaskingAugmentation:
 
     def mask_tokens(self, input_ids: torch.Tensor, tokenizer: Any, generator: np.random.Generator) -> torch.Tensor:
         """
-        Mask the drawn tokens: 80 % become the mask token, 10 % a random token, 10 % stay. Special tokens are spared.
+        Masks random tokens: 80 % become the mask token, 10 % a random token, 10 % stay. Special tokens are never
+        masked.
 
         Args:
             input_ids (`torch.Tensor` of shape `(..., length)`):
                 Tokens.
             tokenizer (`PreTrainedTokenizerBase`):
-                Names the mask token (or, where there is none, the unknown token) and the special tokens.
+                The tokenizer, which has a mask token or, instead, an unknown token.
 
         Returns:
-            `torch.Tensor` of the same shape; the argument is left as it is.
+            `torch.Tensor` of the same shape. The argument is not changed.
 
         Raises:
-            ValueError: if the tokenizer has neither a mask token nor an unknown token.
+            ValueError: If the tokenizer has neither a mask token nor an unknown token.
         """
         if self.text_mask_ratio == 0:
             return input_ids
         mask_token_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else tokenizer.unk_token_id
         if mask_token_id is None:
             raise ValueError(
-                "The tokenizer has neither a mask token nor an unknown token to mask words with. Give it one"
+                "The tokenizer has neither a mask token nor an unknown token to mask words with. Add one"
                 " (`tokenizer.add_special_tokens({'mask_token': '[MASK]'})`) or set `text_mask_ratio` to 0."
             )
         special = torch.tensor(sorted(tokenizer.all_special_ids))
         ordinary = np.setdiff1d(np.arange(len(tokenizer)), special.numpy())
-        # Drawn for the words alone: how far the other images of the batch pad an expression must not matter.
+        # Random numbers are drawn only for the words, so that the padding to the longest expression does not matter.
         is_word = ~torch.isin(input_ids, special)
         words = input_ids[is_word]
         chosen = torch.from_numpy(generator.random(len(words)) < self.text_mask_ratio)

@@ -1,4 +1,4 @@
-"""The model and the processor that the settings of a run describe."""
+"""Builds the model and the processor from the settings of a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcess
         except OSError as error:
             raise ValueError(f"Cannot load a processor from {arguments.model_name_or_path!r}: {error}") from error
         if arguments.tokenizer is not None:
-            raise ValueError("`model_name_or_path` has a tokenizer of its own, which its weights need.")
+            raise ValueError("`model_name_or_path` has its own tokenizer, which its weights need: omit `tokenizer`.")
     else:
         image_processor = JMCELNImageProcessor(**image_statistics(arguments.vision_model))
         processor = JMCELNProcessor(image_processor, build_tokenizer(arguments, train_rows))
@@ -41,12 +41,12 @@ def build_processor(arguments: ModelArguments, train_rows: Any) -> JMCELNProcess
 
 
 def image_statistics(vision_model: str | None) -> dict[str, list[float]]:
-    """Mean and standard deviation of the colors that a pretrained vision model expects, where it names them."""
+    """Returns the mean and standard deviation that a pretrained vision model expects, if it has such settings."""
     if vision_model is None:
         return {}
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_model)
-    except OSError:  # neither a folder nor a repository with settings of an image processor
+    except OSError:  # there are no settings of an image processor
         return {}
     return {name: settings[name] for name in ("image_mean", "image_std") if settings.get(name)}
 
@@ -61,7 +61,7 @@ def training_words(rows: Any) -> Iterable[str]:
     if isinstance(rows, GeneratedShapes):
         return shapes_vocabulary()
     if not isinstance(rows, datasets.Dataset):
-        raise ValueError("The words of a stream are not known beforehand; name a `tokenizer`.")
+        raise ValueError("`tokenizer: words` does not work with streams, whose words are unknown: name a `tokenizer`.")
     return {expression for row in rows.select_columns(["expressions"]) for expression in row["expressions"]}
 
 
@@ -94,13 +94,16 @@ def build_model(arguments: ModelArguments, processor: JMCELNProcessor) -> torch.
 
 def renew_parts(model: torch.nn.Module, new_parts: Sequence[str], fields: Mapping[str, Any]) -> torch.nn.Module:
     """
-    A model like `model` but for `fields` of its configuration. Its `new_parts` have random weights, and so have those
-    that `model` does not have, such as further layers.
+    Builds a model like `model`, but with other `fields` of its configuration. The `new_parts` and all weights that
+    `model` does not have, such as additional layers, are random.
+
+    Raises:
+        ValueError: If a part is unknown, or if the weights of another part do not fit the new configuration.
     """
     parts = [name for name, _ in model.named_children()]
     unknown = set(new_parts) - set(parts)
     if unknown:
-        raise ValueError(f"`new_parts`: the model has no parts {sorted(unknown)}; it has {parts}.")
+        raise ValueError(f"`new_parts`: the model has no parts {sorted(unknown)}, choose from {parts}.")
     config = type(model.config).from_dict({**model.config.to_dict(), **fields})
     renewed = JMCELNModel._from_config(config, attn_implementation=model.config._attn_implementation)
     prefixes = tuple(f"{part}." for part in new_parts)

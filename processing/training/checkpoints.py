@@ -1,4 +1,4 @@
-"""The checkpoints of a run: hashes of what was written, and the newest that is intact."""
+"""The checkpoints of a run: hashes of their files, and a search for the newest intact checkpoint."""
 
 import hashlib
 import json
@@ -14,21 +14,21 @@ logger = logging.getLogger(__name__)
 CHECKSUMS_FILE = "checksums.json"
 STATE_FILE = "trainer_state.json"
 
-# Written by FSDP and DeepSpeed in place of the files of one process.
+# FSDP and DeepSpeed write these instead of the files of a single process.
 _SHARDED_FOLDERS = ("pytorch_model_fsdp_*", "global_step*")
 _SHARDED_OPTIMIZERS = ("optimizer.bin", "optimizer_*", "global_step*")
 
 
 class DamagedCheckpointError(ValueError):
-    """A run cannot go on from a checkpoint; the message names the checkpoint and the reason."""
+    """A run cannot be resumed from a checkpoint. The message names the checkpoint and the reason."""
 
 
 def write_checksums(checkpoint: str | Path) -> None:
     """
-    Record the size and the SHA-256 hash of each file of a checkpoint that has been written to its end.
+    Writes the size and the SHA-256 hash of each file of a complete checkpoint to its file `checksums.json`.
 
     Args:
-        checkpoint (`str` or `Path`): The folder. It gets a file `checksums.json`.
+        checkpoint (`str` or `Path`): Folder of the checkpoint.
     """
     checkpoint = Path(checkpoint)
     records = {
@@ -36,7 +36,7 @@ def write_checksums(checkpoint: str | Path) -> None:
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != CHECKSUMS_FILE
     }
-    # Renamed when it is complete, so that a run killed here leaves no half of it.
+    # The file is renamed when it is complete, so that a run that is killed here leaves no incomplete file.
     partial = checkpoint / f"{CHECKSUMS_FILE}.partial"
     partial.write_text(json.dumps(records, indent=2), encoding="utf-8")
     partial.replace(checkpoint / CHECKSUMS_FILE)
@@ -44,13 +44,13 @@ def write_checksums(checkpoint: str | Path) -> None:
 
 def check_files(checkpoint: str | Path) -> None:
     """
-    Check that the files of a checkpoint are as they were written.
+    Checks that the files of a checkpoint have not changed since they were written.
 
-    A checkpoint without `checksums.json` is of an earlier release or of another program: its weights, archives and
+    If there is no `checksums.json`, as in checkpoints of earlier releases or other programs, weights, archives and
     state are checked as far as their formats allow.
 
     Raises:
-        DamagedCheckpointError: if the folder or a file is missing, or a file has changed.
+        DamagedCheckpointError: If the folder or a file is missing, or if a file has changed.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
@@ -62,11 +62,11 @@ def check_files(checkpoint: str | Path) -> None:
 
 def check_resumable(checkpoint: str | Path) -> None:
     """
-    Check that a run can go on from a checkpoint.
+    Checks that a run can be resumed from a checkpoint.
 
     Raises:
-        DamagedCheckpointError: as [`check_files`], or if the checkpoint has no state of the optimizer or of the
-            schedule of learning rates.
+        DamagedCheckpointError: As in [`check_files`], or if the checkpoint lacks the state of the optimizer or of the
+            learning rate scheduler.
     """
     check_files(checkpoint)
     has_optimizer = _has(Path(checkpoint), "optimizer.pt")
@@ -81,18 +81,18 @@ def check_resumable(checkpoint: str | Path) -> None:
 
 def newest_intact_checkpoint(output_dir: str | Path) -> str | None:
     """
-    The newest checkpoint of a run that the run can go on from. The log names those that are passed over.
+    Returns the newest checkpoint from which a run can be resumed. Checkpoints that are skipped are logged.
 
     Args:
         output_dir (`str` or `Path`):
-            Output folder of a run; it need not exist.
+            Output folder of a run. It may not exist yet.
 
     Returns:
         `str`, *optional*: Path of the checkpoint. `None` if there is none, or if the run was killed while it wrote its
         first one.
 
     Raises:
-        DamagedCheckpointError: if there are finished checkpoints, and a run can go on from none of them.
+        DamagedCheckpointError: If there are complete checkpoints, but the run can be resumed from none of them.
     """
     folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name[11:].isdigit()]
     damaged = []
@@ -142,7 +142,7 @@ def _broken_file(checkpoint: Path) -> str | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file has the length that its header claims, and its archive the sums of its parts."""
+    """Whether a file has the length in its header, and a zip archive the checksums of its members."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
@@ -154,7 +154,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _step(checkpoint: Path) -> int | None:
-    """The step after which a checkpoint was written, where its state can be read."""
+    """Returns the step of a checkpoint, or `None` if its state cannot be read."""
     try:
         step = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
     except (OSError, ValueError, KeyError, TypeError):

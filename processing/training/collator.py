@@ -1,4 +1,4 @@
-"""From canonical rows, one an image, to the inputs of the model."""
+"""Converts canonical rows, one per image, to inputs of the model."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,19 @@ def select_expressions(
     mask_index: Sequence[int], max_expressions: int | None, generator: np.random.Generator
 ) -> list[int]:
     """
-    Draw expressions of an image: one of every referent before a second of any, in random order within each turn.
+    Samples expressions of an image: first one expression of every referent, then a second one, and so on, in random
+    order within each round.
 
-    With a cap below the number of referents, some referents are left out, each with the same chance. The sentences of
-    a referent are equally likely, as where one of them is drawn at random.
+    If `max_expressions` is below the number of referents, each referent has the same probability of being left out.
+    Each expression of a referent has the same probability of being sampled.
 
     Args:
         mask_index (`Sequence[int]`):
             The referent of each expression.
         max_expressions (`int`, *optional*):
-            The most expressions to take; `None` takes all.
+            Maximum number of expressions; `None` returns all.
         generator (`np.random.Generator`):
-            Where the chance comes from.
+            Source of randomness.
 
     Returns:
         `list[int]`: positions in `mask_index`, each at most once.
@@ -47,34 +48,35 @@ def select_expressions(
 
 class ReferringCollator:
     """
-    Turns a list of canonical rows into one batch: `pixel_values`, `input_ids`, `attention_mask`, `labels`, and in
-    training `landmark_masks` where any row of the batch has `landmarks`; they are 255 where nothing is known of them.
-    A processor that keeps the aspect ratio adds `pixel_mask`.
+    Converts a list of canonical rows to one batch with `pixel_values`, `input_ids`, `attention_mask` and `labels`. In
+    training, the batch also has `landmark_masks` if any row has `landmarks`; they are 255 where they are not known.
+    If the processor keeps the aspect ratio, the batch also has a `pixel_mask`.
 
-    Each row is an image with expressions, and `masks` (COCO RLE) with the `mask_index` of each expression. The batch
-    has the shape `(batch, expressions, ...)`, with as many expressions as the row with most of them; missing ones have
-    an all-zero `attention_mask` and count for nothing. Expressions longer than the tokenizer's limit are cut off.
+    Each row is an image with expressions, `masks` (COCO RLE) and the `mask_index` of each expression. The batch has
+    the shape `(batch, expressions, ...)`, padded to the largest number of expressions. A padded expression has an
+    all-zero
+    `attention_mask` and does not count. Expressions longer than the limit of the tokenizer are cut.
 
-    Rows that a stream passes over on its way to where a run was (`{"skipped": True}`) make an empty batch.
+    Rows that a resumed stream skips (`{"skipped": True}`) make an empty batch.
 
-    What is drawn at random depends on `seed`, the row's `dataset` and `image_id`, and its `visit` (see
-    [`~processing.training.image_sampler.DrawnImages`]), never on the worker or on what came before.
+    Random choices depend only on `seed`, on the `dataset` and `image_id` of the row, and on its `visit` (see
+    [`~processing.training.image_sampler.DrawnImages`]), not on the worker or on earlier batches.
 
     Args:
         processor (`JMCELNProcessor`):
             Prepares images, expressions and masks.
         training (`bool`, *optional*, defaults to `False`):
-            Whether to draw expressions and to augment. Otherwise all expressions come in their order.
+            Whether to sample expressions and to augment. Otherwise, all expressions are returned in order.
         max_expressions_per_image (`int`, *optional*):
-            The most expressions that are drawn of an image in training. `None` takes all.
+            Maximum number of expressions to sample per image in training. `None` uses all.
         augmentation (`MaskingAugmentation`, *optional*):
-            What to mask in training.
+            Masking of images and expressions in training.
         seed (`int`, *optional*, defaults to 0):
-            Seed of what is drawn.
+            Random seed.
 
     Raises:
-        ValueError: if a row lacks a column, an expression points to a mask that is not there, or there are not as many
-            landmarks as expressions.
+        ValueError: If a row lacks a column, if an expression refers to a mask that does not exist, or if the number of
+            landmarks is not that of the expressions.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class ReferringCollator:
                 expressions = [self.augmentation.drop_words(expression, generator) for expression in expressions]
             images.append(row["image"])
             counts.append(len(expressions))
-            # A row without an expression still is an image of the batch: another's stands in and is blanked below.
+            # A row without expressions still needs one in the batch: it gets another one, which is masked out below.
             texts.append(expressions or [stand_in])
             masks.append([decoded[row["mask_index"][i]] for i in chosen] or None)
             is_supervised = self.training and row.get("landmarks") is not None
@@ -129,9 +131,9 @@ class ReferringCollator:
                 return_tensors="pt",
             )
         )
-        del batch["original_sizes"]  # scores at the size of the labels need none
+        del batch["original_sizes"]  # not needed, since scores are computed at the size of the labels
         for name in {"labels", "landmark_masks"} & batch.keys():
-            # Eight times less to hand over to the training process and to the accelerator than 64-bit integers.
+            # An eighth of the size of 64-bit integers to copy to the training process and to the accelerator.
             batch[name] = batch[name].to(torch.uint8)
         for item, count in enumerate(counts):
             if count == 0:
@@ -153,8 +155,8 @@ class ReferringCollator:
         missing = [column for column in _REQUIRED_COLUMNS if column not in row]
         if missing:
             raise ValueError(
-                f"A row has no column {missing}; it has {sorted(row)}. Load the dataset with"
-                " `load_referring_dataset`, and keep `remove_unused_columns=False` in the training arguments."
+                f"A row has no columns {missing}, only {sorted(row)}. Load the dataset with"
+                " `load_referring_dataset`, and set `remove_unused_columns=False` in the training arguments."
             )
         if len(row["expressions"]) != len(row["mask_index"]):
             raise ValueError(
@@ -170,9 +172,10 @@ class ReferringCollator:
         bad = [index for index in row["mask_index"] if not 0 <= index < len(row["masks"])]
         if bad:
             raise ValueError(
-                f"The row of image {row.get('image_id')!r} points to the masks {bad}, but has {len(row['masks'])}."
+                f"`mask_index` in the row of image {row.get('image_id')!r} contains {bad}, but there are"
+                f" {len(row['masks'])} masks."
             )
-        # Before they are decoded: a few characters of run lengths can stand for any number of pixels.
+        # Before decoding, since a few characters of RLE can stand for any number of pixels.
         size = (row["image"].height, row["image"].width)
         wrong = {tuple(mask["size"]) for mask in (*row["masks"], *(landmarks or ()))} - {size}
         if wrong:

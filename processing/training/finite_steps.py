@@ -1,4 +1,4 @@
-"""Stop a run before a loss or a gradient that is not finite reaches the weights, and keep the ids of its images."""
+"""Stops a run at a loss or gradient that is not finite, before it changes the weights, and logs the image ids."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,10 @@ class NonFiniteStepError(RuntimeError):
 
 class NamedBatches:
     """
-    A collator whose batches also hold the ids of their images, under `"image_ids"`.
+    Wraps a collator so that its batches also contain the ids of their images, under `"image_ids"`.
 
     Args:
-        collator (`Callable`): Makes a batch of rows. An empty batch, of rows that are passed over, stays empty.
+        collator (`Callable`): Makes a batch from rows. An empty batch, from skipped rows, stays empty.
     """
 
     def __init__(self, collator: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]):
@@ -34,9 +34,9 @@ class NamedBatches:
 
 class FiniteSteps(TrainerCallback):
     """
-    Checks losses and gradients of each step before the optimizer takes it.
+    Checks the losses and gradients of each step before the step of the optimizer.
 
-    With `fp16` gradients are not checked: its scaler meets infinite ones on purpose, and skips their steps.
+    With `fp16`, gradients are not checked: the gradient scaler expects infinite gradients and skips their steps.
     """
 
     def __init__(self) -> None:
@@ -46,28 +46,30 @@ class FiniteSteps(TrainerCallback):
         self, loss: torch.Tensor, image_ids: Sequence[str], args: TrainingArguments, state: TrainerState
     ) -> None:
         """
-        Take note of a batch of the current step.
+        Checks the loss of a batch of the current step and remembers its images.
 
         Raises:
-            NonFiniteStepError: if its loss is not finite.
+            NonFiniteStepError: If the loss is not finite.
         """
         self.image_ids += image_ids
         if not torch.isfinite(loss):
             self._stop(f"the loss is {float(loss)}", args, state)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Forget the images of the step before."""
+        """Forgets the images of the previous step."""
         self.image_ids = []
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, *_: Any, model: torch.nn.Module, **__: Any
     ) -> None:
         """
+        Checks the gradients of the current step.
+
         Raises:
-            NonFiniteStepError: if a gradient is not finite.
+            NonFiniteStepError: If a gradient is not finite.
         """
         gradients: list[Any] = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        # FSDP2 gives each process its shard of a gradient, which may be empty.
+        # With FSDP2, each process has a shard of each gradient, which may be empty.
         gradients = [grad.to_local() if hasattr(grad, "to_local") else grad for grad in gradients]
         gradients = [grad for grad in gradients if grad.numel() > 0]
         if not args.fp16 and not torch.isfinite(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))):
@@ -80,6 +82,6 @@ class FiniteSteps(TrainerCallback):
         record = {"step": step, "reason": reason, "image_ids": self.image_ids}
         path.write_text(json.dumps(record, indent=2), encoding="utf-8")
         raise NonFiniteStepError(
-            f"Step {step}: {reason}. The run stops before the weights take it up. {path} has the ids of the step's"
-            " images: look at them, lower `learning_rate`, or train in float32 or bfloat16."
+            f"Step {step}: {reason}. The run stops before the weights change. {path} has the ids of the images in this"
+            " step: check these images, lower `learning_rate`, or train in float32 or bfloat16."
         )

@@ -1,10 +1,10 @@
-"""Training by image: which image is drawn when, and how many expressions make an epoch.
+"""Sampling of images for training, and the length of an epoch.
 
-The field counts an epoch in referents: every referent once, with one sentence of it drawn at random (LAVT, Yang et al.
-2022, and most code after it). Here an item is an *image* with several of its expressions, so that the image encoder
-runs once for all of them. An epoch of images would show about seven sentences of an image of RefCOCO at a time, almost
-three epochs of the field in one. `ImageSampler` therefore ends an epoch when as many expressions have been drawn as
-the field draws: `epoch_unit="referents"`.
+Most code for this task (LAVT, Yang et al. 2022, and its successors) defines an epoch by referents: each referent is
+used once, with one random expression. Here, a training example is an *image* with several of its expressions, so that
+the image is encoded once for all of them. A pass over the images of RefCOCO uses about seven expressions per image,
+which is almost three epochs in the usual sense. `ImageSampler` therefore ends an epoch after as many expressions as
+there are referents: `epoch_unit="referents"`.
 """
 
 import math
@@ -19,7 +19,7 @@ EpochUnit = Literal["referents", "sentences", "images"]
 
 
 class ImageDraw(NamedTuple):
-    """One draw of an image: its row, and how often the sampler has gone through all rows before."""
+    """A sampled image: the index of its row, and the number of complete passes over all rows before it."""
 
     index: int
     visit: int
@@ -27,30 +27,31 @@ class ImageDraw(NamedTuple):
 
 class ImageSampler(Sampler[ImageDraw]):
     """
-    Draws the images of a dataset in an endless sequence of shuffled passes and cuts it into epochs of equal length.
+    Samples the images of a dataset in an endless sequence of shuffled passes, which is split into epochs of equal
+    length.
 
-    Epoch `e` is the part of the sequence from `e * len(self)` on, and each pass has its own order, given by the seed
-    and the number of the pass alone. A run that is taken up again therefore draws what the unbroken run would have
-    drawn, with any number of workers and processes. No image is left out: an epoch that ends within a pass is followed
-    by one that goes on there.
+    Epoch `e` starts at position `e * len(self)` of the sequence. The order of each pass depends only on the seed and
+    the number of the pass, so a resumed run samples the same images as an uninterrupted one, with any number of
+    workers and processes. No image is left out: if an epoch ends within a pass, the next epoch continues there.
 
     Args:
         expression_counts (`Sequence[int]`):
             The number of expressions of each row.
         referent_counts (`Sequence[int]`):
-            The number of referents of each row (masks, those of absent referents included).
+            The number of referents (masks, including empty ones) of each row.
         max_expressions_per_image (`int`, *optional*):
-            The most expressions of an image that the collator takes at a time. `None` takes all.
+            Maximum number of expressions per image that the collator uses at a time. `None` uses all.
         epoch_unit (`str`, *optional*, defaults to `"referents"`):
-            What an epoch holds as many expressions as: `"referents"` (the practice of the field), or `"sentences"`.
+            An epoch has as many expressions as the dataset has `"referents"` (the usual definition) or `"sentences"`.
             With `"images"`, an epoch is one pass over the images.
         seed (`int`, *optional*, defaults to 0):
-            Seed of the order.
+            Random seed of the order.
         shuffle (`bool`, *optional*, defaults to `True`):
             Whether each pass is shuffled.
 
     Raises:
-        ValueError: for an empty dataset, an unknown unit, counts of different lengths or a cap below 1.
+        ValueError: If the dataset is empty, if the unit is unknown, if the counts have different lengths, or if
+            `max_expressions_per_image` is below 1.
     """
 
     def __init__(
@@ -65,18 +66,18 @@ class ImageSampler(Sampler[ImageDraw]):
     ):
         if len(expression_counts) != len(referent_counts):
             raise ValueError(
-                f"`expression_counts` and `referent_counts` must describe the same rows, got {len(expression_counts)}"
-                f" and {len(referent_counts)} of them."
+                "`expression_counts` and `referent_counts` must have the same length, got"
+                f" {len(expression_counts)} and {len(referent_counts)}."
             )
         if len(expression_counts) == 0:
-            raise ValueError("There is no image to draw: the training dataset is empty.")
+            raise ValueError("The training dataset is empty: name a dataset with images.")
         check_expression_cap(max_expressions_per_image)
         if epoch_unit not in ("referents", "sentences", "images"):
             raise ValueError(f"`epoch_unit` must be 'referents', 'sentences' or 'images', got {epoch_unit!r}.")
         counts = np.asarray(expression_counts, dtype=np.int64)
         drawn = counts if max_expressions_per_image is None else np.minimum(counts, max_expressions_per_image)
         if drawn.sum() == 0:
-            raise ValueError("No row of the training dataset has an expression.")
+            raise ValueError("No row of the training dataset has an expression: check the dataset.")
         self.num_images = len(counts)
         self.expressions_per_pass = int(drawn.sum())
         self.seed = seed
@@ -90,15 +91,15 @@ class ImageSampler(Sampler[ImageDraw]):
 
     @property
     def expressions_per_epoch(self) -> float:
-        """Expressions in an epoch, on average over epochs."""
+        """Average number of expressions in an epoch."""
         return self._length * self.expressions_per_pass / self.num_images
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the part of the sequence that the next iteration gives."""
+        """Selects the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Images in an epoch."""
+        """Number of images in an epoch."""
         return self._length
 
     def __iter__(self) -> Iterator[ImageDraw]:
@@ -118,8 +119,8 @@ class ImageSampler(Sampler[ImageDraw]):
 
 class DrawnImages(Dataset):
     """
-    The rows of a map-style dataset by [`ImageDraw`]: each row comes with its `visit`, from which the collator derives
-    what it draws at random. Nothing depends on the worker that reads the row.
+    The rows of a map-style dataset, indexed by [`ImageDraw`]. Each row gets its `visit`, from which the collator
+    derives its random choices, so that they do not depend on the worker.
 
     Args:
         rows (`Sequence[Mapping]`):
@@ -139,11 +140,11 @@ class DrawnImages(Dataset):
 
 class EvaluatedImages(Dataset):
     """
-    The rows of a map-style dataset in parts of at most `max_expressions_per_image` expressions, in order, and filled
-    up with rows without an expression to a multiple of `multiple_of`.
+    The rows of a map-style dataset in order, split into parts of at most `max_expressions_per_image` expressions, and
+    padded with rows without expressions to a multiple of `multiple_of`.
 
-    Every expression comes exactly once. The samplers of distributed evaluation fill up the last batch by repeating
-    images, which counts some of them twice; the rows without an expression leave them nothing to fill.
+    Every expression occurs exactly once. In distributed evaluation, samplers complete the last batch by repeating
+    images, which would then count twice. The rows without expressions make every batch complete.
 
     Args:
         rows (`Sequence[Mapping]`):
@@ -151,7 +152,7 @@ class EvaluatedImages(Dataset):
         expression_counts (`Sequence[int]`):
             The number of expressions of each row.
         max_expressions_per_image (`int`, *optional*):
-            The most expressions in an item. `None` leaves each image whole.
+            Maximum number of expressions per item. `None` does not split images.
         multiple_of (`int`, *optional*, defaults to 1):
             The batch size times the number of processes.
     """
@@ -173,7 +174,7 @@ class EvaluatedImages(Dataset):
             for start in range(0, count, max_expressions_per_image or max(count, 1))
         ]
         if not self.parts:
-            raise ValueError("No row of the evaluation dataset has an expression.")
+            raise ValueError("No row of the evaluation dataset has an expression: check the dataset.")
         self.num_expressions = sum(stop - start for _, start, stop in self.parts)
         self.parts += [(self.parts[0][0], 0, 0)] * (-len(self.parts) % multiple_of)
 
@@ -186,15 +187,17 @@ class EvaluatedImages(Dataset):
 
 
 def cut_expressions(row: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
-    """A canonical row with its expressions from `start` to `stop` alone, and all that belongs to each of them."""
+    """Returns a canonical row with only the expressions from `start` to `stop`, and their other columns."""
     columns = ("expressions", "mask_index", "levels", "landmarks")
     return {**row, **{column: row[column][start:stop] for column in columns if row.get(column) is not None}}
 
 
 def check_expression_cap(max_expressions_per_image: int | None) -> None:
     """
+    Checks the maximum number of expressions per image.
+
     Raises:
-        ValueError: if a cap on the expressions of an image leaves none.
+        ValueError: If it is below 1.
     """
     if max_expressions_per_image is not None and max_expressions_per_image < 1:
         raise ValueError(f"`max_expressions_per_image` must be at least 1 or None, got {max_expressions_per_image}.")
@@ -202,11 +205,11 @@ def check_expression_cap(max_expressions_per_image: int | None) -> None:
 
 def count_expressions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
     """
-    Count the expressions and the referents of every row without decoding an image.
+    Counts the expressions and the referents of every row, without decoding images.
 
     Args:
         rows (`Sequence[Mapping]`):
-            Canonical rows; a `datasets.Dataset` or any sequence of mappings.
+            Canonical rows, as a `datasets.Dataset` or any sequence of mappings.
 
     Returns:
         `tuple[list[int], list[int]]`: expressions and referents of each row.

@@ -1,4 +1,4 @@
-"""Which parameter learns how fast, and which of them decay."""
+"""Parameter groups of the optimizer, by learning rate and weight decay."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,25 +7,25 @@ from typing import Any
 from torch import nn
 
 
-# What wrappers put into the names of parameters: DDP, FSDP, gradient checkpointing and torch.compile, in this order.
+# Prefixes that wrappers add to parameter names: DDP, FSDP, gradient checkpointing and torch.compile, in this order.
 _WRAPPER = re.compile(r"(^|(?<=\.))(module|_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter without what DDP, FSDP or `torch.compile` put before and into it."""
+    """Returns the name of a parameter without the prefixes of DDP, FSDP, checkpointing and `torch.compile`."""
     return _WRAPPER.sub("", name)
 
 
 def decaying_parameter_names(model: nn.Module) -> set[str]:
     """
-    Names of the parameters that weight decay applies to: matrices and kernels.
+    Returns the names of the parameters with weight decay: matrices and kernels.
 
-    Biases, gains, the parameters of normalisations and tables of relative position biases do not decay, as usual
-    since Swin (Liu et al. 2021).
+    Biases, gains, normalization parameters and relative position bias tables do not decay, as in Swin (Liu et al.
+    2021).
 
     Args:
         model (`nn.Module`):
-            The model before any wrapper; FSDP flattens parameters, which hides what they were.
+            The model without wrappers, since FSDP flattens parameters.
     """
     names = set()
     for module_name, module in model.named_modules():
@@ -46,27 +46,27 @@ def parameter_groups(
     decaying: Iterable[str] | None = None,
 ) -> list[dict[str, Any]]:
     """
-    Group the trainable parameters for an optimizer.
+    Groups the trainable parameters for an optimizer.
 
     Args:
         model (`nn.Module`):
             The model, wrapped or not.
         learning_rate (`float`):
-            Learning rate of what no entry of `learning_rate_scales` names.
+            Learning rate of parameters without an entry in `learning_rate_scales`.
         weight_decay (`float`):
             Weight decay of `decaying`.
         learning_rate_scales (`Mapping[str, float]`, *optional*):
-            By the prefix of a parameter's name, the factor of its learning rate; the longest prefix that fits counts.
-            A factor of 0 freezes nothing, it only leaves the parameter where it is.
+            Factor of the learning rate by the prefix of the parameter name; the longest matching prefix counts. A
+            factor of 0 keeps a parameter constant, but its gradient is still computed.
         decaying (`Iterable[str]`, *optional*):
             Names of the parameters that decay. Defaults to [`decaying_parameter_names`] of `model`.
 
     Returns:
-        `list[dict]`: groups with `params`, `lr` and `weight_decay`; the first is one of the full learning rate, so
-        that the learning rate that trainers log is the one that was asked for.
+        `list[dict]`: groups with `params`, `lr` and `weight_decay`. The first group has the full learning rate, which
+        trainers log.
 
     Raises:
-        ValueError: if a prefix fits no parameter of the model, or a factor is negative.
+        ValueError: If no parameter name starts with a prefix, or if a factor is negative.
     """
     scales = dict(learning_rate_scales or {})
     negative = {prefix: scale for prefix, scale in scales.items() if scale < 0}
@@ -77,7 +77,7 @@ def parameter_groups(
     unknown = [prefix for prefix in scales if not any(name.startswith(prefix) for name in names)]
     if unknown:
         raise ValueError(
-            f"No parameter's name begins with {unknown}; the model has the parts"
+            f"No parameter name starts with {unknown}; the model has the parts"
             f" {sorted({name.split('.')[0] for name in names})}."
         )
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

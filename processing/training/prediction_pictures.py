@@ -1,4 +1,4 @@
-"""Pictures of predictions in TensorBoard while a model trains."""
+"""Figures of predictions in TensorBoard during training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ from ..visualization import draw_overlay
 from .image_sampler import cut_expressions
 
 
-TARGET_COLOUR = (0, 200, 80)
-PREDICTION_COLOUR = (230, 30, 90)
+TARGET_COLOR = (0, 200, 80)
+PREDICTION_COLOR = (230, 30, 90)
 _CAPTION_HEIGHT = 14
 
 
@@ -23,25 +23,25 @@ def picture_of_prediction(
     image: Image.Image, target: np.ndarray, prediction: np.ndarray, expression: str, longest_side: int = 320
 ) -> Image.Image:
     """
-    The image with the target (green, left) and with the prediction (red, right), and the expression above them.
+    Draws the image with the target (green, left) and with the prediction (red, right), and the expression above them.
 
     Args:
         image (`PIL.Image.Image`): The image.
-        target, prediction (`np.ndarray` of shape `(height, width)`): Booleans at the size of the image.
-        expression (`str`): What was asked for.
+        target, prediction (`np.ndarray` of shape `(height, width)`): Boolean masks at the size of the image.
+        expression (`str`): The expression.
         longest_side (`int`, *optional*, defaults to 320): Longest side of each half in pixels.
 
     Raises:
-        ValueError: if a mask is not of the image's size.
+        ValueError: If a mask does not have the size of the image.
     """
     image = image.convert("RGB")
     scale = longest_side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     picture = Image.new("RGB", (2 * size[0] + 2, size[1] + _CAPTION_HEIGHT), "white")
-    for column, (mask, colour) in enumerate(((target, TARGET_COLOUR), (prediction, PREDICTION_COLOUR))):
+    for column, (mask, color) in enumerate(((target, TARGET_COLOR), (prediction, PREDICTION_COLOR))):
         if mask.shape != (image.height, image.width):
             raise ValueError(f"A mask of shape {mask.shape} does not fit an image of {image.height} x {image.width}.")
-        half = draw_overlay(image, [Image.fromarray(mask)], opacity=0.55, colors=[colour])
+        half = draw_overlay(image, [Image.fromarray(mask)], opacity=0.55, colors=[color])
         picture.paste(half.resize(size, Image.Resampling.BILINEAR), (column * (size[0] + 2), _CAPTION_HEIGHT))
     # The built-in font of Pillow has Latin letters only.
     caption = expression.encode("latin-1", "replace").decode("latin-1")
@@ -51,15 +51,15 @@ def picture_of_prediction(
 
 class PredictionPictures(TrainerCallback):
     """
-    After each evaluation, writes what the model predicts for a few fixed rows to TensorBoard.
+    Writes the predictions for a few fixed rows to TensorBoard after each evaluation.
 
     Args:
         trainer ([`~processing.training.referring_trainer.ReferringTrainer`]):
-            The trainer; its evaluation collator and its TensorBoard writer are used.
+            The trainer, whose evaluation collator and TensorBoard writer are used.
         rows (`Sequence[Mapping]`):
-            Canonical rows. One expression of each is shown.
+            Canonical rows. The first expression of each is shown.
         processor (`JMCELNProcessor`):
-            Turns the outputs into masks at the size of the images.
+            Turns outputs of the model into masks at the size of the images.
     """
 
     def __init__(self, trainer: Trainer, rows: Sequence[Mapping[str, Any]], processor: Any):
@@ -69,7 +69,7 @@ class PredictionPictures(TrainerCallback):
         self.last_step = -1
 
     def on_evaluate(self, _: Any, state: TrainerState, *__: Any, model: torch.nn.Module, **___: Any) -> None:
-        """Predict and write, on every process alike, once a step however many datasets are scored."""
+        """Predicts on all processes and writes on the first, once per step even with several datasets."""
         if state.global_step == self.last_step:
             return
         self.last_step = state.global_step
@@ -81,7 +81,7 @@ class PredictionPictures(TrainerCallback):
             ),
             None,
         )
-        # Every process takes part, since the weights may be spread over them; only the first has a writer.
+        # All processes predict, since the weights may be sharded. Only the first one has a writer.
         predictions = self._predict(model)
         if writer is None:
             return

@@ -1,4 +1,4 @@
-"""A [`Trainer`] that counts expressions: training by image, exact loss scale, averaged weights, exact resumption."""
+"""A [`Trainer`] for several expressions per image, with an exact loss scale, averaged weights and exact resumption."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,39 +26,39 @@ from .weight_average import WeightAverage
 
 class ReferringTrainer(Trainer):
     """
-    [`Trainer`] for models of referring image segmentation that take several expressions an image.
+    [`Trainer`] for models for referring image segmentation with several expressions per image.
 
-    It differs from its base in this:
+    It differs from [`Trainer`] in the following:
 
-    - The loss of a step is the sum over the expressions of all its micro-batches on all processes, divided by their
-      number, whichever way they are spread: images have different numbers of expressions, so that a mean of means
-      would weigh an expression by its company.
-    - `eval_loss` is the mean over expressions as well, and processes share what `preprocess_logits_for_metrics` makes
-      of outputs and labels, not the masks.
-    - Encoders have their own learning rates, and only matrices and kernels decay.
-    - With an averaged model (`ema_decay`), evaluation and `save_final_model` use the average.
-    - The order of images comes from `train_sampler`.
-    - A loss or a gradient that is not finite stops the run, and weights that are not finite are neither read nor
-      written.
+    - The loss of a step is the mean over the expressions of all its micro-batches on all processes. Images have
+      different numbers of expressions, so a mean of means would give some expressions more weight than others.
+    - `eval_loss` is also the mean over all expressions. Processes gather the results of
+      `preprocess_logits_for_metrics`, not the masks.
+    - Encoders have their own learning rates, and only matrices and kernels have weight decay.
+    - With `ema_decay`, evaluation and `save_final_model` use the averaged weights.
+    - `train_sampler` determines the order of images.
+    - A loss or a gradient that is not finite stops the run, and weights that are not finite are neither loaded nor
+      saved.
     - Checkpoints have a file of hashes (see [`~processing.training.checkpoints.check_files`]).
 
     Args:
         train_sampler ([`~processing.training.image_sampler.ImageSampler`], *optional*):
             Order of the rows of a map-style `train_dataset` of [`~processing.training.image_sampler.DrawnImages`].
         train_data_collator (`Callable`, *optional*):
-            Collator of training batches; `data_collator` is that of evaluation.
+            Collator for training; `data_collator` is the one for evaluation.
         learning_rate_scales (`Mapping[str, float]`, *optional*):
-            Factor of the learning rate by the prefix of the parameters' names.
+            Factor of the learning rate by the prefix of the parameter names.
         ema_decay (`float`, *optional*):
-            Decay of the average of the weights. `None` keeps none.
+            Decay of the moving average of the weights. `None` keeps no average.
         modules_in_eval_mode (`Sequence[nn.Module]`, *optional*):
-            Parts of the model that stay in evaluation mode while it trains, such as frozen encoders.
+            Parts of the model that stay in evaluation mode during training, such as frozen encoders.
         settings (`Mapping`, *optional*):
-            What the run was started with, to be saved beside its weights.
-        kwargs: see [`Trainer`].
+            Settings of the run, to be saved next to its weights.
+        kwargs: See [`Trainer`].
 
     Raises:
-        ValueError: if `ema_decay` is asked for together with FSDP or DeepSpeed, which hold parts of the weights only.
+        ValueError: If `ema_decay` is used with FSDP or DeepSpeed, which keep only parts of the weights per process, or
+            if one process has several GPUs.
     """
 
     def __init__(
@@ -76,26 +76,26 @@ class ReferringTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:
             raise ValueError(
-                f"One process would train on {self.args.n_gpu} GPUs by DataParallel, which divides the loss wrongly."
-                " Start one process a GPU (`torchrun --nproc_per_node ...`), or show it a single one"
+                f"One process would train on {self.args.n_gpu} GPUs with DataParallel, which scales the loss wrongly."
+                " Start one process per GPU (`torchrun --nproc_per_node ...`), or use a single GPU"
                 " (`CUDA_VISIBLE_DEVICES=0`)."
             )
-        # The loss is divided by the number of expressions that is handed to the model, and by nothing after that.
+        # The model divides the loss by the number of expressions, so the Trainer must not scale it again.
         self.model_accepts_loss_kwargs = True
         self.train_sampler = train_sampler
         self.train_data_collator = train_data_collator
         self.learning_rate_scales = dict(learning_rate_scales or {})
         self.modules_in_eval_mode = tuple(modules_in_eval_mode)
         self.settings = settings
-        # Asked of the model before FSDP flattens its parameters.
+        # Determined before FSDP flattens the parameters of the model.
         self._decaying = decaying_parameter_names(self.model)
         self._model_class = type(self.model)
         self.weight_average = None
         if ema_decay is not None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ValueError(
-                    "`ema_decay` needs whole weights on every process, which FSDP and DeepSpeed do not keep. Leave it"
-                    " out, or train with DDP."
+                    "`ema_decay` needs all weights on every process, which FSDP and DeepSpeed do not keep. Omit it, or"
+                    " train with DDP."
                 )
             self.weight_average = WeightAverage(self.model, ema_decay)
         self._evaluated = [0.0, 0.0]
@@ -106,7 +106,7 @@ class ReferringTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """The training batches, made by `train_data_collator`."""
+        """Returns the data loader for training, which uses `train_data_collator`."""
         if isinstance(self.train_dataset, StreamedImages):
             return self._stream_dataloader(self.train_dataset)
         evaluation_collator = self.data_collator
@@ -123,7 +123,7 @@ class ReferringTrainer(Trainer):
         return self.train_sampler
 
     def _stream_dataloader(self, stream: StreamedImages) -> torch.utils.data.DataLoader:
-        # Without the sharding that `accelerator.prepare` adds: each process has its own part of a stream already.
+        # Not `accelerator.prepare`, which would shard the data again: each process already has its part of the stream.
         stream.batch_size = self._train_batch_size
         loader = torch.utils.data.DataLoader(
             stream,
@@ -146,13 +146,13 @@ class ReferringTrainer(Trainer):
     # Loss
 
     def compute_loss(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """As in [`Trainer`], which puts the whole model into training mode before each step."""
+        """As in [`Trainer`], but keeps some modules in evaluation mode: the Trainer sets the mode before each step."""
         for module in self.modules_in_eval_mode:
             module.eval()
         return super().compute_loss(model, *args, **kwargs)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As in [`Trainer`], and stops at a loss that is not finite."""
+        """As in [`Trainer`], but stops at a loss that is not finite."""
         image_ids = inputs.pop(IMAGE_IDS, ())
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._finite_steps.check_loss(loss, image_ids, self.args, self.state)
@@ -176,23 +176,24 @@ class ReferringTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
-        """As in [`Trainer`], and keeps the sums that `eval_loss` is made of."""
+        """As in [`Trainer`], but also accumulates the sums for `eval_loss`."""
         step = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if step[0] is not None:
             count = self._get_num_items_in_batch([inputs], step[0].device)
-            # The loss is this process' sum, divided by the count of all and scaled up for DDP's mean over processes.
+            # The loss is the sum of this process divided by the count of all processes, times the number of processes,
+            # since DDP averages over processes.
             self._evaluated[0] += float(step[0]) * float(count) / self.args.world_size
             self._evaluated[1] += count_expressions_in_batch(inputs)
         loss, outputs, labels = step
         if self._reduce_outputs is None or outputs is None or labels is None:
             return step
-        # Before the processes share them, and without the masks, of which scores need nothing more.
+        # The outputs are reduced before processes gather them, so that no masks are gathered.
         return loss, self._reduce_outputs(outputs, labels), labels[..., 0, 0]
 
     # Optimizer and averaged weights
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """An optimizer with learning rates by part of the model, and decay of matrices and kernels only."""
+        """Creates an optimizer with a learning rate per part of the model. Only matrices and kernels decay."""
         if self.optimizer is None:
             model = self.model if model is None else model
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
@@ -207,11 +208,11 @@ class ReferringTrainer(Trainer):
         return self.optimizer
 
     def averaged_weights(self) -> Any:
-        """A context in which the model has its averaged weights, if it keeps any."""
+        """Returns a context in which the model has its averaged weights, if there are any."""
         return nullcontext() if self.weight_average is None else self.weight_average.applied(self.model)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in [`Trainer`], with the averaged weights and the mean loss over expressions."""
+        """As in [`Trainer`], but with the averaged weights and the mean loss over expressions."""
         self._evaluated = [0.0, 0.0]
         with self.averaged_weights():
             output = super().evaluation_loop(*args, **kwargs)
@@ -226,9 +227,9 @@ class ReferringTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         super()._save_checkpoint(*args, **kwargs)
-        self.accelerator.wait_for_everyone()  # the others write files of their own
+        self.accelerator.wait_for_everyone()  # other processes write their own files
         folder = Path(self._get_output_dir(trial=kwargs.get("trial"))) / f"checkpoint-{self.state.global_step}"
-        # Where `save_total_limit` is reached, the new checkpoint can be the one that was deleted.
+        # `save_total_limit` may have deleted the new checkpoint.
         if self.args.should_save and folder.is_dir():
             write_checksums(folder)
 
@@ -236,7 +237,7 @@ class ReferringTrainer(Trainer):
         sharded = self.model
         check_finite_weights(sharded if state_dict is None else state_dict, "The model to save")
         if self.is_fsdp_enabled and state_dict is not None:
-            # FSDP2 gives the model a class of its own, and what is saved would name that class and carry its code.
+            # FSDP2 changes the class of the model, and the saved files would refer to that class.
             with torch.device("meta"):
                 self.model = self._model_class(sharded.config)
         try:
@@ -261,7 +262,7 @@ class ReferringTrainer(Trainer):
             super()._load_best_model()
         else:
             self._read_weights(self.state.best_model_checkpoint, self.model)
-        # The average is what was scored.
+        # The averaged weights were evaluated.
         if self.weight_average is not None:
             self.weight_average.load(self.state.best_model_checkpoint)
 
@@ -270,27 +271,27 @@ class ReferringTrainer(Trainer):
         if has_adapters(model):
             load_adapted_weights(model, folder)
             return
-        # `save_pretrained` gives some weights the names of older releases, which `from_pretrained` knows how to read.
-        # The Trainer reads the file itself, passes over all weights whose names differ, and goes on with random ones
-        # (huggingface/transformers issue 43701): the whole of a Swin backbone, for one.
+        # `save_pretrained` gives some weights names of older releases, and `from_pretrained` converts them back. The
+        # Trainer loads the file without conversion and ignores all weights whose names differ, for example those of a
+        # whole Swin backbone, which then stay random (huggingface/transformers issue 43701).
         loaded: Any = type(model).from_pretrained(
             folder, config=model.config, dtype=model.dtype, output_loading_info=True
         )
         saved, loading = loaded
         different = {kind: sorted(names)[:5] for kind, names in loading.items() if names}
         if different:
-            raise ValueError(f"The weights in {folder} are not those of the model to train: {different}.")
+            raise ValueError(f"The weights in {folder} do not belong to this model: {different}.")
         check_finite_weights(saved, f"The model in {folder}")
         model.load_state_dict(saved.state_dict())
 
     @staticmethod
     def took_its_last_step(checkpoint: str) -> bool:
-        """Whether a checkpoint was written after the last step of its run; [`Trainer`] would take one more."""
+        """Whether a checkpoint is from the last step of its run. [`Trainer`] would train for one more step."""
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         return 0 < state.max_steps <= state.global_step
 
     def load_last_step(self, checkpoint: str) -> None:
-        """Be as after the last step, which `checkpoint` was written after."""
+        """Restores the state after the last step from its checkpoint."""
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         self._read_weights(checkpoint, self.model)
         if self.weight_average is not None:
@@ -299,19 +300,19 @@ class ReferringTrainer(Trainer):
             self._load_best_model()
 
     def save_final_model(self, output_dir: str | None = None) -> None:
-        """Save the model that is to be used, which is the averaged one if there is any."""
+        """Saves the model with its averaged weights, if there are any."""
         with self.averaged_weights():
             self.save_model(output_dir, _internal_call=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # The Trainer pushes the weights and the configuration of a checkpoint, without the code that they name.
+        # The Trainer pushes the weights and the configuration of a checkpoint, but not the code that they need.
         if self.is_world_process_zero():
             for path in Path(checkpoint_folder).glob("*.py"):
                 shutil.copy(path, str(self.args.output_dir))
         super()._push_from_checkpoint(checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The card that [`Trainer`] drafts, with the tags under which this kind of model is found."""
+        """As in [`Trainer`], but adds the tags of this kind of model."""
         kwargs["tags"] = sorted({*(kwargs.get("tags") or ()), "referring-image-segmentation", "custom_code"})
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
@@ -333,9 +334,10 @@ class ReferringTrainer(Trainer):
 
 class _EpochAndAverage(TrainerCallback):
     """
-    Tells the data where the run is, and the average of a step before anything is logged, scored or saved.
+    Sets the position in the data when a run is resumed, and updates the averaged weights after each step, before
+    anything is logged, evaluated or saved.
 
-    A run without data ends in an error, before an untrained model is saved.
+    If there is no data, it raises an error before an untrained model is saved.
     """
 
     def __init__(self, dataset: Any, sampler: ImageSampler | None, average: WeightAverage | None):
@@ -349,12 +351,10 @@ class _EpochAndAverage(TrainerCallback):
 
     def on_epoch_end(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
         if state.global_step == 0:
-            raise ValueError(
-                "No step was taken, since the training data gave no row that can be used. The log names bad rows."
-            )
+            raise ValueError("No step was taken, since the training data has no usable row. See the log for bad rows.")
 
     def on_epoch_begin(self, _: TrainingArguments, state: TrainerState, *__: Any, **___: Any) -> None:
-        # The loader passes the epoch on to samplers that it finds, and does not find them where it skips batches.
+        # The data loader sets the epoch of its sampler, but not while it skips batches.
         if self.sampler is not None:
             self.sampler.set_epoch(int(state.epoch or 0))
 
@@ -364,5 +364,5 @@ class _EpochAndAverage(TrainerCallback):
 
 
 def count_expressions_in_batch(batch: Mapping[str, Any]) -> int:
-    """Expressions of a batch that are not padding."""
+    """Counts the expressions of a batch that are not padding."""
     return int(batch["attention_mask"].any(dim=-1).sum())

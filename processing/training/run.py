@@ -1,13 +1,13 @@
 """Train JMCELN with the Trainer of transformers.
 
-A run is a YAML file of `configs/`; every field can be overridden:
+A run is described by a YAML file in `configs/`. Options override its fields:
 
     jmceln train configs/refcoco.yaml --image_folder coco/train2014 --learning_rate 1e-4
     torchrun --nproc_per_node 8 --no-python jmceln train configs/refcoco.yaml --output_dir runs/refcoco
 
-Killed and started again with the same command, a run goes on from its newest checkpoint. `docs/training.md` explains
-the settings, `docs/scaling.md` many GPUs and machines. TensorBoard shows curves and pictures: `tensorboard --logdir
-runs`.
+If a run is interrupted, the same command resumes it from its newest checkpoint. `docs/training.md` explains the
+settings, `docs/scaling.md` training on many GPUs and machines. TensorBoard shows curves and predictions:
+`tensorboard --logdir runs`.
 """
 
 import json
@@ -47,17 +47,17 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Run the training that the arguments describe and return the scores of its end."""
+    """Runs the training that the arguments describe and returns the final scores."""
     arguments = sys.argv[1:] if arguments is None else arguments
     model_arguments, data_arguments, training_arguments = parse_arguments(arguments, description=__doc__)
     if not data_arguments.train_data:
-        raise ValueError("There is nothing to train on: name datasets with `train_data`, best in a YAML file.")
+        raise ValueError("There is no training data: pass a YAML file with `train_data`.")
     set_up_logging(training_arguments)
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     checkpoint = find_checkpoint(training_arguments, settings)
     finished = read_results(training_arguments, settings)
     if finished is not None:
-        logger.info("%s holds the finished run already", training_arguments.output_dir)
+        logger.info("The run in %s is already finished", training_arguments.output_dir)
         return finished
     set_seed(training_arguments.seed)
 
@@ -78,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         write_settings(settings, training_arguments.output_dir)
     scores = {}
     if checkpoint is not None and trainer.took_its_last_step(checkpoint):
-        logger.info("All steps were taken: finishing from %s", checkpoint)
+        logger.info("All steps are done: finishing from %s", checkpoint)
         trainer.load_last_step(checkpoint)
     else:
         if checkpoint is not None:
-            logger.info("Going on from %s", checkpoint)
+            logger.info("Resuming from %s", checkpoint)
         scores = trainer.train(resume_from_checkpoint=checkpoint).metrics
     scores = {**scores, **final_scores(trainer)}
     if has_adapters(model):
@@ -126,9 +126,7 @@ def load_evaluation_rows(arguments: DataArguments) -> dict[str, datasets.Dataset
     for name, specification in arguments.eval_data.items():
         rows = load_rows(specification, image_folder=arguments.image_folder)
         if not isinstance(rows, datasets.Dataset):
-            raise ValueError(
-                f"The evaluation data {name!r} have no end. Leave `streaming` out, or give shapes a `size`."
-            )
+            raise ValueError(f"The evaluation data {name!r} is endless: omit `streaming`, or give shapes a `size`.")
         if arguments.max_eval_images is not None:
             rows = first_rows(rows, arguments.max_eval_images)
         evaluated[name] = rows
@@ -138,7 +136,7 @@ def load_evaluation_rows(arguments: DataArguments) -> dict[str, datasets.Dataset
 def first_rows(rows: Any, count: int) -> Any:
     if isinstance(rows, datasets.Dataset):
         return rows.select(range(min(count, len(rows))))
-    raise ValueError("`max_train_images` and `max_eval_images` are for datasets of known length.")
+    raise ValueError("`max_train_images` and `max_eval_images` need datasets of known length: omit them for streams.")
 
 
 def warn_of_unknown_words(processor: JMCELNProcessor, rows: Any) -> None:
@@ -153,20 +151,20 @@ def warn_of_unknown_words(processor: JMCELNProcessor, rows: Any) -> None:
 
 
 def freeze_parts(model: JMCELNModel, arguments: ReferringTrainingArguments) -> None:
-    """Freeze the modules that are not to learn, and what no mask depends on."""
+    """Freezes the modules in the arguments and all parameters that the loss does not depend on."""
     for part in frozen_modules(model, arguments):
         freeze(part)
     unused = model.freeze_unused_parameters()
     if unused:
-        logger.info("No mask depends on these parameters, which do not learn: %s", ", ".join(unused))
+        logger.info("These parameters do not affect the loss and are frozen: %s", ", ".join(unused))
 
 
 def frozen_modules(model: torch.nn.Module, arguments: ReferringTrainingArguments) -> list[torch.nn.Module]:
     """
-    The encoders and further modules that the arguments freeze.
+    Returns the encoders and other modules that the arguments freeze.
 
     Raises:
-        ValueError: if the model has no module of a name in `freeze_modules`.
+        ValueError: If the model has no module with a name in `freeze_modules`.
     """
     encoders = {"backbone": arguments.freeze_vision, "text_model": arguments.freeze_text}
     chosen = [name for name, is_frozen in encoders.items() if is_frozen] + arguments.freeze_modules
@@ -178,7 +176,7 @@ def frozen_modules(model: torch.nn.Module, arguments: ReferringTrainingArguments
 
 
 def modules_in_eval_mode(model: torch.nn.Module, arguments: ReferringTrainingArguments) -> list[torch.nn.Module]:
-    """What is to compute in training as it does in evaluation: frozen modules, and batch normalisation on demand."""
+    """Returns the modules that stay in evaluation mode: frozen modules, and batch normalization if it is frozen."""
     layers = batch_norm_layers(model.get_submodule("backbone")) if arguments.freeze_batch_norm else []
     return [*frozen_modules(model, arguments), *layers]
 
@@ -261,7 +259,7 @@ def build_train_dataset(
         seed=seed,
     )
     logger.info(
-        "%d images, %d referents, %d expressions; an epoch draws %d images with %.0f expressions",
+        "%d images, %d referents, %d expressions; an epoch has %d images with %.0f expressions",
         len(expressions),
         sum(referents),
         sum(expressions),
@@ -272,7 +270,7 @@ def build_train_dataset(
 
 
 def final_scores(trainer: ReferringTrainer) -> dict[str, float]:
-    """The scores of the model that is saved: those of the last step, where it was scored as it is."""
+    """Returns the scores of the saved model, from the last evaluation if that was of the same weights."""
     if trainer.eval_dataset is None:
         return {}
     scores = {}
@@ -285,11 +283,11 @@ def final_scores(trainer: ReferringTrainer) -> dict[str, float]:
 
 def find_checkpoint(arguments: ReferringTrainingArguments, settings: Mapping[str, Any]) -> str | None:
     """
-    The checkpoint to go on from, if any.
+    Returns the checkpoint to resume from, if any.
 
     Raises:
-        ValueError: if the newest intact checkpoint of the output folder is that of a run with other settings, or the
-            checkpoint that is asked for is damaged or does not exist.
+        ValueError: If the newest intact checkpoint in the output folder is from a run with other settings, or if the
+            given checkpoint is damaged or does not exist.
     """
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "never"):
@@ -305,10 +303,10 @@ def find_checkpoint(arguments: ReferringTrainingArguments, settings: Mapping[str
 
 def read_results(arguments: ReferringTrainingArguments, settings: Mapping[str, Any]) -> dict[str, float] | None:
     """
-    The scores of this run if it was finished before and is not asked to begin anew.
+    Returns the scores of this run if it is already finished and should not start from the beginning.
 
     Raises:
-        ValueError: if a finished run with other settings lies in the output folder.
+        ValueError: If the output folder contains a finished run with other settings.
     """
     path = Path(arguments.output_dir) / RESULTS_FILE
     if arguments.resume_from_checkpoint != "auto" or not path.is_file():
@@ -323,15 +321,15 @@ def refuse_other_settings(folder: str, settings: Mapping[str, Any]) -> None:
     if differences:
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise ValueError(
-            f"{folder} is of a run with other settings: {'; '.join(differences[:5])}{more}. Name another"
-            " `output_dir`, or give the run its own settings again. `--resume_from_checkpoint never` begins anew in"
-            " this folder, and `--resume_from_checkpoint <checkpoint>` goes on from a checkpoint of it with"
-            " the new settings."
+            f"{folder} is from a run with other settings: {'; '.join(differences[:5])}{more}. Choose another"
+            " `output_dir`, or use the same settings. `--resume_from_checkpoint never` starts from the beginning in"
+            " this folder, and `--resume_from_checkpoint <checkpoint>` resumes from a checkpoint with the new"
+            " settings."
         )
 
 
 def run_settings(model: ModelArguments, data: DataArguments, training: ReferringTrainingArguments) -> dict[str, Any]:
-    """All that a run was started with."""
+    """Returns all settings of a run."""
     return {
         "model": vars(model),
         "data": vars(data),

@@ -1,4 +1,4 @@
-"""What a run was started with, kept beside its weights, so that it never goes on with anything else in silence."""
+"""The settings of a run, saved next to its weights, so that a run is not resumed with other settings by mistake."""
 
 import json
 import textwrap
@@ -8,10 +8,10 @@ from typing import Any
 
 
 SETTINGS_FILE = "settings.json"
-# Written last of all by a run.
+# The last file that a run writes.
 RESULTS_FILE = "all_results.json"
 
-# What may differ from one start of a run to the next: where things lie, what is reported, and how fast it goes.
+# Settings that may change when a run is resumed: paths, logging and speed.
 _FREE = (
     *("trust_remote_code", "image_folder", "output_dir", "resume_from_checkpoint", "use_cpu", "local_rank"),
     *("num_pictures", "report_to", "run_name", "project", "trackio_space_id", "disable_tqdm"),
@@ -25,22 +25,22 @@ _FREE_PREFIXES = (
 
 
 def read_settings(folder: str | Path) -> dict[str, Any] | None:
-    """The settings in a folder that a run wrote, its `output_dir` or a checkpoint; `None` if it has none."""
+    """Returns the settings in the `output_dir` or in a checkpoint of a run, or `None` if there are none."""
     path = Path(folder) / SETTINGS_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_settings(settings: Mapping[str, Any], folder: str | Path) -> None:
-    """Write settings into a folder that may not exist yet."""
+    """Writes settings to a folder, which is created if needed."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
 
 
 def differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
-    What makes another run of it, one text each: `training.learning_rate was 0.001 and is 0.0001`.
+    Describes each setting that differs: `training.learning_rate was 0.001 and is 0.0001`.
 
-    Settings that only one of the two knows are passed over, since releases differ in them.
+    Settings that exist in only one of the two are ignored, since releases differ in them.
     """
     before, now = (json.loads(json.dumps(settings, default=str)) for settings in (before, now))
     found = []

@@ -1,4 +1,4 @@
-"""Scores inside the Trainer: logits are reduced to pixel counts on the device, so that no mask is gathered or kept.
+"""Metrics for the Trainer. Logits are reduced to pixel counts on the device, so that no masks are gathered or kept.
 
 ```python
 metrics = TrainerMetrics()
@@ -10,8 +10,8 @@ trainer = Trainer(
 )
 ```
 
-These scores are at the resolution of the labels, which suits the choice of a checkpoint; `jmceln evaluate` scores
-at the size of the original images, which is what tables compare.
+These scores are computed at the size of the labels, which is good enough to choose a checkpoint. `jmceln evaluate`
+scores at the size of the original images, as in published tables.
 """
 
 from typing import Any
@@ -25,21 +25,22 @@ from ..image_processing_jmceln import check_threshold, masks_and_scores
 
 class TrainerMetrics:
     """
-    `compute_metrics` of a Trainer, and its `preprocess_logits_for_metrics` as [`~TrainerMetrics.reduce_logits`].
+    Pass an instance to a Trainer as `compute_metrics`, and its [`~TrainerMetrics.reduce_logits`] as
+    `preprocess_logits_for_metrics`.
 
-    Without the second the scores are the same, but the Trainer gathers every mask first; without
-    `batch_eval_metrics=True` it also keeps what it gathers until the end.
+    Without `reduce_logits`, the scores are the same, but the Trainer gathers every mask. Without
+    `batch_eval_metrics=True`, it also keeps all of them until the end.
 
     Args:
         threshold (`float`, *optional*, defaults to 0.5):
-            Score below which a result counts as absent.
+            If the score of a result is below this number, its mask is empty.
         mask_threshold (`float`, *optional*, defaults to 0.5):
-            Probability above which a pixel belongs to the mask.
+            A pixel belongs to the mask if its probability is above this number.
         iou_thresholds (`tuple[float, ...]`, *optional*):
-            The X of P@X.
+            The thresholds X of P@X.
 
     Raises:
-        ValueError: for a threshold outside [0, 1], or shapes of masks and labels that differ.
+        ValueError: If a threshold is outside [0, 1], or if masks and labels have different shapes.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class TrainerMetrics:
                 Mask logits `(batch, height, width)` or `(batch, expressions, height, width)`, or a tuple that starts
                 with these and the presence logits `(batch,)` or `(batch, expressions)`.
             labels (`torch.Tensor`):
-                Of the shape of the mask logits: 1 where the referent is, 0 elsewhere, any other value (255 or the -100
-                with which processes are padded) where pixels do not count.
+                Of the shape of the mask logits: 1 at the referent, 0 elsewhere. Any other value (255, or -100 from the
+                padding between processes) is ignored.
 
         Returns:
             `torch.LongTensor` `(batch, expressions, 4)`: intersection, predicted area, target area, and number of
-            pixels that count; the last is 0 for a padded expression. One expression per image gives `expressions = 1`.
+            pixels that are not ignored, which is 0 for a padded expression. For labels without a dimension of
+            expressions, `expressions` is 1.
         """
         mask_logits, *rest = logits if isinstance(logits, (tuple, list)) else (logits,)
         if mask_logits.shape != labels.shape:
@@ -80,7 +82,7 @@ class TrainerMetrics:
             mask_logits, labels = mask_logits[:, None], labels[:, None]
         target = labels == 1
         counted = target | (labels == 0)
-        # What does not count, such as the padding of an image, takes no part in the score either.
+        # Ignored pixels, such as the padding of an image, must not affect the score.
         probabilities = mask_logits.float().sigmoid() * counted
         presences = probabilities.new_ones(probabilities.shape[:2])
         if rest:
@@ -91,14 +93,14 @@ class TrainerMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction, compute_result: bool = True) -> dict[str, Any]:
         """
-        Adds a batch of counts from [`~TrainerMetrics.reduce_logits`], a list of such batches, or the outputs of the
-        model with their labels, and returns `{}` until `compute_result` asks for the scores, after which the next
-        evaluation starts from nothing. The scores are those of `ReferringSegmentationMetric` that are defined for the
-        data, without the pixel sums. Padded expressions count for nothing.
+        Adds a batch of counts from [`~TrainerMetrics.reduce_logits`], a list of such batches, or outputs of the model
+        with labels. Returns `{}` unless `compute_result` is set. Otherwise, returns the scores and resets them. The
+        scores are those of `ReferringSegmentationMetric` that are defined for the data, without the pixel sums. Padded
+        expressions do not count.
         """
         predictions = eval_prediction.predictions
         for batch in predictions if isinstance(predictions, list) else [predictions]:
-            # Other processes may have had more expressions per image: what is gathered is then filled up with -100.
+            # If other processes have more expressions per image, the gathered counts are padded with -100.
             counts = self._counts(batch, eval_prediction.label_ids).reshape(-1, 4)
             self._metric.update_counts(counts[counts[:, 3] > 0, :3].tolist())
         if not compute_result:

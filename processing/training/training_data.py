@@ -1,4 +1,4 @@
-"""From the datasets that a configuration names to what the Trainer reads."""
+"""Loads the datasets in a configuration for the Trainer."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +20,10 @@ SHAPES = "shapes"
 
 class GeneratedShapes(Dataset):
     """
-    The synthetic benchmark without an end: row `i` is made when it is read.
+    The synthetic benchmark as an endless dataset: row `i` is generated when it is read.
 
     Args:
-        options: arguments of [`~processing.shapes.dataset.shapes_row`] but for the index.
+        options: Arguments of [`~processing.shapes.dataset.shapes_row`] except the index.
     """
 
     def __init__(self, **options: Any):
@@ -38,7 +38,7 @@ class GeneratedShapes(Dataset):
 
 
 class EndlessSampler(Sampler[ImageDraw]):
-    """Draws row after row of an endless dataset, in epochs of a million; taken up again, it goes on where it was."""
+    """Samples the rows of an endless dataset in order, in epochs of a million. A resumed run continues at its row."""
 
     images_per_epoch = 1_000_000
 
@@ -46,7 +46,7 @@ class EndlessSampler(Sampler[ImageDraw]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the million rows that the next iteration gives."""
+        """Selects the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -60,21 +60,21 @@ class EndlessSampler(Sampler[ImageDraw]):
 
 class StreamedImages(IterableDataset):
     """
-    Canonical rows from a stream, pass after pass without an end.
+    Canonical rows from a stream, which is repeated endlessly.
 
-    Each process reads its own shards, and each of its workers its own of these (or every so many-th row, where there
-    are fewer shards than processes). A run that is taken up again passes over the rows of its first steps without
-    decoding their images, as `skipped_batches` says.
+    The shards are distributed over the processes and their workers. If there are fewer shards than processes, each
+    process reads every `num_processes`-th row. A resumed run skips the rows of its first `skipped_batches` batches
+    without decoding their images.
 
     Args:
         rows (`datasets.IterableDataset`):
             Canonical rows.
         shuffle_buffer (`int`, *optional*, defaults to 1000):
-            Rows held back to be drawn from at random; shards are shuffled as well. 0 keeps the order.
+            Size of the buffer from which rows are sampled; shards are shuffled too. 0 keeps the order.
         seed (`int`, *optional*, defaults to 0):
-            Seed of the order, which differs from pass to pass.
+            Random seed of the order, which is different in each pass.
         process_index, num_processes (`int`, *optional*):
-            Which part to read.
+            Index of this process, and number of processes.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class StreamedImages(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         worker_index, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # The loader takes batches from its workers in turn.
+        # The data loader takes batches from its workers in turn.
         to_skip = -(-max(self.skipped_batches - worker_index, 0) // num_workers) * self.batch_size
         decode = datasets.Image().decode_example
         visit = 0
@@ -110,7 +110,7 @@ class StreamedImages(IterableDataset):
                     yield {"skipped": True}
                 else:
                     yield {**row, "image": decode(row["image"]), "visit": visit}
-            # A worker beyond the number of shards has nothing to read, ever.
+            # With more workers than shards, some workers have no rows.
             if is_empty:
                 return
             visit += 1
@@ -131,24 +131,24 @@ def load_rows(
     exclude_image_ids: Collection[str] = (),
 ) -> "datasets.Dataset | datasets.IterableDataset | GeneratedShapes":
     """
-    Load one dataset of a configuration.
+    Loads one dataset of a configuration.
 
     Args:
         specification (`Mapping`):
-            `name` with the arguments of [`~processing.data.referring_datasets.load_referring_dataset`]; or
-            `name: shapes` with those of [`~processing.shapes.dataset.shapes_dataset`], endless if there is no `size`.
+            `name` and the arguments of [`~processing.data.referring_datasets.load_referring_dataset`]; or
+            `name: shapes` and those of [`~processing.shapes.dataset.shapes_dataset`], endless without a `size`.
         image_folder (`str` or `Path`, *optional*):
-            Folder of COCO images for datasets that neither name nor hold their own.
+            Folder of COCO images, for datasets without images or an image folder.
         exclude_image_ids (`Collection[str]`, *optional*):
-            Images to leave out; shapes have none in common with photographs.
+            Images to leave out. Has no effect on shapes.
 
     Raises:
-        ValueError: if the specification has no `name`, or arguments that its dataset does not take.
+        ValueError: If the specification has no `name`, or if an argument does not apply to the dataset.
     """
     options = dict(specification)
     name = options.pop("name", None)
     if name is None:
-        raise ValueError(f"A dataset needs a `name`; got only {sorted(specification)}.")
+        raise ValueError(f"A dataset needs a `name`, got only {sorted(specification)}.")
     title = f"The dataset {name!r}"
     if name == SHAPES and "size" in options:
         check_arguments(shapes_dataset, options, title)
@@ -165,17 +165,19 @@ def load_rows(
 
 def join_rows(parts: Sequence[Any]) -> Any:
     """
-    Join datasets into one: end to end, or streams in turns, where a shorter one begins again until all have ended.
+    Joins several datasets to one. Datasets are concatenated, streams are interleaved, and shorter streams are repeated
+    until all have ended.
 
     Raises:
-        ValueError: if streams and datasets of known length are mixed, or endless shapes with anything else.
+        ValueError: If streams and datasets of known length are mixed, or endless shapes and anything else.
     """
     if len(parts) == 1:
         return parts[0]
     kinds = {type(part) for part in parts}
     if len(kinds) != 1 or GeneratedShapes in kinds:
         raise ValueError(
-            "Only datasets of one kind are joined: all streams (`streaming: true`) or none, and shapes with a `size`."
+            "Datasets of different kinds cannot be joined: use streams (`streaming: true`) for all or none, and give"
+            " shapes a `size`."
         )
     common = set.intersection(*(set(part.column_names) for part in parts))
     parts = [part.select_columns([name for name in part.column_names if name in common]) for part in parts]

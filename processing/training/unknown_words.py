@@ -1,4 +1,4 @@
-"""Words of a dataset that a tokenizer does not know: a model reads all of them as one and the same."""
+"""Words of a dataset that a tokenizer does not know. A model treats all of them as the same word."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,8 +12,10 @@ _NAMED_WORDS = 20
 @dataclass(frozen=True)
 class UnknownWords:
     """
+    The unknown words in a set of expressions.
+
     Args:
-        num_words (`int`): All words of the expressions, repetitions among them.
+        num_words (`int`): Number of words in all expressions, including repetitions.
         counts (`Counter`): How often each unknown word occurs.
     """
 
@@ -22,7 +24,7 @@ class UnknownWords:
 
     @property
     def share(self) -> float:
-        """Share of unknown words among all, from 0 to 1."""
+        """Share of unknown words, from 0 to 1."""
         return self.counts.total() / max(1, self.num_words)
 
     def __str__(self) -> str:
@@ -32,7 +34,7 @@ class UnknownWords:
 
 
 def find_unknown_words(tokenizer: Any, expressions: Iterable[str]) -> UnknownWords:
-    """Count the words that become the unknown token; none where a tokenizer has no such token."""
+    """Counts the words that become the unknown token. If the tokenizer has no such token, there are none."""
     words = Counter(word for expression in expressions for word in expression.split())
     unknown: Counter[str] = Counter()
     if tokenizer.unk_token_id is not None:

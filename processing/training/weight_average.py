@@ -14,23 +14,23 @@ from .parameter_groups import plain_name
 
 class WeightAverage:
     """
-    Keeps an exponential moving average of a model's trainable parameters (Polyak and Juditsky 1992).
+    Keeps an exponential moving average of the trainable parameters of a model (Polyak and Juditsky 1992).
 
-    The first steps are averaged faster, with `min(decay, (1 + steps) / (10 + steps))`, so that the average does not
-    hold on to the initial weights. Buffers, such as the statistics of batch normalisation, are not averaged: the
-    average goes with those of the newest weights.
+    In the first steps, the decay is lower, `min(decay, (1 + steps) / (10 + steps))`, so that the initial weights are
+    forgotten quickly. Buffers, such as batch normalization statistics, are not averaged: the average is used with
+    their current values.
 
-    `torch.optim.swa_utils.AveragedModel` would copy the whole model, frozen encoders and all, and most of this file
-    would remain: lending the average to the model that the Trainer scores and saves, and going on with it.
+    `torch.optim.swa_utils.AveragedModel` would copy the whole model including frozen encoders, and most of this file
+    would still be needed: swapping the averaged weights into the model for evaluation and saving, and resuming.
 
     Args:
         model (`nn.Module`):
-            The model whose weights to average, in its state at the start.
+            The model whose weights are averaged, in its initial state.
         decay (`float`):
-            Weight of the past at each step, in (0, 1).
+            Weight of the previous average in each step, in (0, 1).
 
     Raises:
-        ValueError: if `decay` lies outside (0, 1).
+        ValueError: If `decay` is outside (0, 1).
     """
 
     file_name = "weight_average.safetensors"
@@ -48,7 +48,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the current weights into the average; call it once after every step of the optimizer."""
+        """Updates the average with the current weights. Call this once after every step of the optimizer."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         for name, parameter in self._averaged_parameters(model):
@@ -57,7 +57,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Within this context the model has the averaged weights; afterwards it has its own again."""
+        """Returns a context in which the model has the averaged weights. Afterward, it has its own weights again."""
         own = {name: parameter.detach().clone() for name, parameter in self._averaged_parameters(model)}
         self._write(model, self.averages)
         try:
@@ -66,7 +66,7 @@ class WeightAverage:
             self._write(model, own)
 
     def save(self, folder: str | Path) -> None:
-        """Write the average into a folder."""
+        """Saves the average in a folder."""
         save_file(
             {name: average.contiguous() for name, average in self.averages.items()},
             Path(folder) / self.file_name,
@@ -75,22 +75,22 @@ class WeightAverage:
 
     def load(self, folder: str | Path) -> None:
         """
-        Read the average that [`~WeightAverage.save`] wrote into a folder.
+        Loads the average that [`~WeightAverage.save`] saved in a folder.
 
         Raises:
-            FileNotFoundError: if there is none, as when the run that is taken up again kept no average.
-            ValueError: if it belongs to another model.
+            FileNotFoundError: If there is none, because the run kept no average.
+            ValueError: If it belongs to another model.
         """
         path = Path(folder) / self.file_name
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: the run that wrote this checkpoint kept no average of its weights. Go on without"
-                " one (`ema_decay` unset) or begin a new run."
+                f"{path} is missing: the run of this checkpoint kept no average of its weights. Resume without"
+                " `ema_decay`, or start a new run."
             )
         averages = load_file(path)
         if averages.keys() != self.averages.keys():
             raise ValueError(
-                f"{path} averages other parameters than this model trains, for example"
+                f"{path} contains other parameters than the trainable ones of this model, for example"
                 f" {sorted(averages.keys() ^ self.averages.keys())[0]!r}."
             )
         with safe_open(path, framework="pt") as file:

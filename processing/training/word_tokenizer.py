@@ -1,9 +1,9 @@
 """A tokenizer of whole words for small closed vocabularies, such as that of the synthetic benchmark.
 
-It needs no download and no training: every listed word is one token, everything else is `[UNK]`. It is a BERT
-tokenizer whose vocabulary holds whole words and no continuations ("##s"), so WordPiece finds a word whole or not at
-all. Unlike a bare `PreTrainedTokenizerFast`, whose saved class name transformers 5 changed, that class has one name
-in every version: what one version saves, `AutoTokenizer` of the other loads.
+It needs no download and no training: every word in the vocabulary is one token, everything else is `[UNK]`. It is a
+BERT tokenizer without continuations ("##s") in its vocabulary, so that WordPiece matches only whole words. Its class
+has the same name in every version of transformers, so that `AutoTokenizer` of one version loads what another version
+saved. The saved class name of a plain `PreTrainedTokenizerFast` changed in transformers 5.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def build_word_tokenizer(texts: Iterable[str], max_length: int = 64) -> PreTrainedTokenizerFast:
     """Builds a tokenizer that knows every word of `texts`.
 
-    Text is lower-cased, stripped of accents and split at white space and punctuation, then framed as
-    `[CLS] words [SEP]`. The vocabulary is sorted, so the same words give the same ids in any order.
+    Text is lower-cased, stripped of accents and split at white space and punctuation. Inputs have the form
+    `[CLS] words [SEP]`. The vocabulary is sorted, so that the ids do not depend on the order of `texts`.
 
     Args:
-        texts: words or whole expressions.
-        max_length: most tokens of an input, the two framing tokens included; `model_max_length` of the tokenizer.
+        texts: Words or whole expressions.
+        max_length: Maximum number of tokens, including `[CLS]` and `[SEP]`: the `model_max_length` of the tokenizer.
 
     Returns:
         A tokenizer with `[PAD]` at id 0 that returns `input_ids` and `attention_mask`.
 
     Raises:
-        TypeError: if `texts` is a single string.
-        ValueError: if there is no word, or if `max_length` leaves no room for one.
+        TypeError: If `texts` is a single string.
+        ValueError: If there is no word, or if `max_length` is too small for one.
     """
     if isinstance(texts, str):
         raise TypeError("texts must be an iterable of words or expressions, got a single string; put it in a list")
@@ -44,7 +44,7 @@ def build_word_tokenizer(texts: Iterable[str], max_length: int = 64) -> PreTrain
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
     if not words:
-        raise ValueError("texts hold no word, so there is no vocabulary to build")
+        raise ValueError("texts contain no word, so the vocabulary would be empty")
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = "\n".join((*SPECIAL_TOKENS, *sorted(words)))
         Path(folder, "vocab.txt").write_text(vocabulary + "\n", encoding="utf-8")

@@ -14,9 +14,9 @@ from PIL import Image
 
 from benchmarks import ablation, stage_pictures, stage_report
 from benchmarks.ablation_report import REPORTED_DIFFERENCES, document, gains_table, levels_table, sweeps_table
-from benchmarks.stage_analysis import analyse, mean_and_error, merged, summarize
+from benchmarks.stage_analysis import analyze, mean_and_error, merged, summarize
 from modeling_jmceln import JMCELNConfig, JMCELNImageFeatures, JMCELNModel, JMCELNOutput
-from processing.shapes.oracles import labelled_scene
+from processing.shapes.oracles import labeled_scene
 from processing.shapes.queries import Phrase, Pick, Query, Relation, SameAs, SizeThan, landmarks_of
 from processing.training.arguments import load_settings
 from tests.processing.training.tiny_run import write_settings
@@ -28,7 +28,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [labelled_scene("test", index, image_size=SIZE) for index in range(3)]
+    return [labeled_scene("test", index, image_size=SIZE) for index in range(3)]
 
 
 class KnowingModel:
@@ -67,7 +67,7 @@ class KnowingModel:
 
 
 def test_every_figure_of_known_outputs(scenes):
-    records = analyse(KnowingModel(scenes), tiny_processor(), scenes)
+    records = analyze(KnowingModel(scenes), tiny_processor(), scenes)
     assert len(records) == sum(len(scene.expressions) for scene in scenes)
     summary = summarize(records)
     first, last = summary["stages"]
@@ -273,11 +273,11 @@ ANCHOR = Query(Phrase(kind="ring"))
     ("query", "condition"),
     [
         (Query(Phrase(kind="star"), (Relation("left", ANCHOR),)), "left"),
-        (Query(Phrase(kind="star"), (SameAs("colour", ANCHOR),)), "same colour as"),
+        (Query(Phrase(kind="star"), (SameAs("color", ANCHOR),)), "same color as"),
         (Query(Phrase(kind="star"), (SizeThan(True, ANCHOR),)), "bigger or smaller than"),
         (Query(Phrase(kind="star"), pick=Pick("nearest", anchor=ANCHOR)), "nearest"),
         (Query(Phrase(kind="star")), None),
-        (Query(Phrase(kind="star"), (Relation("left", ANCHOR), SameAs("colour", ANCHOR))), None),
+        (Query(Phrase(kind="star"), (Relation("left", ANCHOR), SameAs("color", ANCHOR))), None),
         (Query(Phrase(kind="star"), pick=Pick("largest"), also=(ANCHOR,)), None),
     ],
 )
@@ -287,7 +287,7 @@ def test_condition_that_decides(query, condition):
 
 def test_conditions_of_known_outputs(scenes):
     expressions = [expression for scene in scenes for expression in scene.expressions]
-    table = stage_report.conditions_table(expressions, analyse(KnowingModel(scenes), tiny_processor(), scenes))
+    table = stage_report.conditions_table(expressions, analyze(KnowingModel(scenes), tiny_processor(), scenes))
     rows = table.splitlines()[2:]
     assert rows
     assert all(row.endswith("| 100.0 |") for row in rows)

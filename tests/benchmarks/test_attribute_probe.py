@@ -7,13 +7,13 @@ from benchmarks import attribute_probe
 from benchmarks.attribute_probe import object_features, probe
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
-from processing.shapes.oracles import labelled_scene
+from processing.shapes.oracles import labeled_scene
 
 
 @pytest.mark.parametrize(("noise", "least", "most"), [(0.1, 1.0, 1.0), (1e3, 0.15, 0.4)])
 def test_probe_finds_what_is_there_and_no_more(noise, least, most):
     torch.manual_seed(0)
-    names = ["red", "green", "blue", "grey"]
+    names = ["red", "green", "blue", "gray"]
     classes = torch.arange(400) % 4
     features = torch.randn(4, 12)[classes] + noise * torch.randn(400, 12)
     labels = [names[index] for index in classes]
@@ -23,9 +23,9 @@ def test_probe_finds_what_is_there_and_no_more(noise, least, most):
 
 def test_features_are_means_over_the_objects(saved_model):
     model, processor = (loaded.from_pretrained(saved_model[1]) for loaded in (JMCELNModel, JMCELNProcessor))
-    scene = labelled_scene("test", 0, image_size=64, levels=("comparison",), expressions_per_image=1)
+    scene = labeled_scene("test", 0, image_size=64, levels=("comparison",), expressions_per_image=1)
     features, attributes = object_features(model.eval(), processor, [scene])
-    assert attributes["colour"] == [shape.colour for shape in scene.scene.objects]
+    assert attributes["color"] == [shape.color for shape in scene.scene.objects]
     for name, values in attribute_probe.maps_of(model, processor, scene):
         height, width, _ = values.shape
         cells = torch.from_numpy(scene.masks[0]).view(height, 64 // height, width, 64 // width).float().mean((1, 3))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.reading_errors import COMPARED, reading_errors, reading_errors_table
-from processing.shapes.oracles import READERS, head_matches, labelled_scene
+from processing.shapes.oracles import BASELINES, head_matches, labeled_scene
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [labelled_scene("test", index, image_size=64, levels=("chain2", "chain3")) for index in range(12)]
+    return [labeled_scene("test", index, image_size=64, levels=("chain2", "chain3")) for index in range(12)]
 
 
 def records_of(scenes, answer):
@@ -28,7 +28,7 @@ def test_right_answers_are_no_errors(scenes):
 @pytest.mark.parametrize("reader", COMPARED)
 def test_a_reader_is_known_by_its_errors(scenes, reader):
     def answer(scene, expression):
-        answers = [index for _, objects in READERS[reader][1](scene, expression.query) for index in objects]
+        answers = [index for _, objects in BASELINES[reader][1](scene, expression.query) for index in objects]
         return next((index for index in answers if index not in expression.targets), expression.targets[0])
 
     counted = 0

@@ -254,10 +254,10 @@ def test_upsampler_against_a_loop_over_pixels():
     for row in range(11):
         for column in range(15):
             value = 0.0
-            for neighbour in range(9):
-                cell_row = min(max(row // 4 + neighbour // 3 - 1, 0), 2)
-                cell_column = min(max(column // 4 + neighbour % 3 - 1, 0), 3)
-                value += weights[0, neighbour, row, column] * logits[0, cell_row, cell_column]
+            for neighbor in range(9):
+                cell_row = min(max(row // 4 + neighbor // 3 - 1, 0), 2)
+                cell_column = min(max(column // 4 + neighbor % 3 - 1, 0), 3)
+                value += weights[0, neighbor, row, column] * logits[0, cell_row, cell_column]
             torch.testing.assert_close(upsampled[0, row, column], value)
 
 
@@ -405,6 +405,6 @@ def test_scores_depend_on_the_way_between_two_places():
     assert not torch.allclose(weights[0], other_side, atol=1e-3)
 
 
-def test_cells_lie_at_their_centres():
+def test_cells_lie_at_their_centers():
     expected = torch.tensor([[0.25, 1 / 6], [0.25, 0.5], [0.25, 5 / 6], [0.75, 1 / 6], [0.75, 0.5], [0.75, 5 / 6]])
     torch.testing.assert_close(cell_centers(2, 3, torch.device("cpu")), expected)

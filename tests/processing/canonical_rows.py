@@ -8,7 +8,7 @@ from PIL import Image
 from processing.data.masks import empty_rle, encode_mask
 
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 40), "blue": (30, 60, 220)}
+COLORS = {"red": (220, 30, 30), "green": (30, 160, 40), "blue": (30, 60, 220)}
 
 
 def canonical_row(number: int, sentences: tuple[int, ...] = (1,), size: tuple[int, int] = (40, 48)) -> dict[str, Any]:
@@ -24,14 +24,14 @@ def canonical_row(number: int, sentences: tuple[int, ...] = (1,), size: tuple[in
     band = height // len(sentences)
     for referent, count in enumerate(sentences):
         mask = np.zeros((height, width), dtype=bool)
-        colour = list(COLOURS)[int(generator.integers(len(COLOURS)))]
+        color = list(COLORS)[int(generator.integers(len(COLORS)))]
         if count > 0:
             left = int(generator.integers(0, width // 2))
             mask[referent * band : (referent + 1) * band, left : left + width // 3] = True
-            pixels[mask] = COLOURS[colour]
+            pixels[mask] = COLORS[color]
         masks.append(encode_mask(mask) if count > 0 else empty_rle(height, width))
         for sentence in range(abs(count)):
-            expressions.append(f"the {colour} square {['left', 'right', 'above', 'below'][sentence % 4]}")
+            expressions.append(f"the {color} square {['left', 'right', 'above', 'below'][sentence % 4]}")
             mask_index.append(referent)
     return {
         "image": Image.fromarray(pixels),

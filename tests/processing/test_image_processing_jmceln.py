@@ -122,11 +122,11 @@ class TestSources:
         raw = processor(dark * 2.0, do_rescale=False, return_tensors="np").pixel_values
         np.testing.assert_allclose(raw, 2.0)
 
-    def test_grey_is_repeated(self, exact: JMCELNImageProcessor, pixels: np.ndarray) -> None:
-        grey = pixels[..., 0]
-        for source in (Image.fromarray(grey), grey, grey[..., None], grey[None], torch.from_numpy(grey)):
+    def test_gray_is_repeated(self, exact: JMCELNImageProcessor, pixels: np.ndarray) -> None:
+        gray = pixels[..., 0]
+        for source in (Image.fromarray(gray), gray, gray[..., None], gray[None], torch.from_numpy(gray)):
             values = exact(source, return_tensors="np").pixel_values[0]
-            np.testing.assert_array_equal(values, np.stack([grey] * 3))
+            np.testing.assert_array_equal(values, np.stack([gray] * 3))
 
     def test_sixteen_bits_are_scaled_not_clipped(self, exact: JMCELNImageProcessor, tmp_path: Path) -> None:
         ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
@@ -139,8 +139,8 @@ class TestSources:
             np.testing.assert_array_equal(values[0], expected)
 
     def test_eight_bits_in_a_mode_of_32_are_left_alone(self, exact: JMCELNImageProcessor) -> None:
-        grey = np.arange(256, dtype=np.int32).reshape(16, 16)
-        np.testing.assert_array_equal(exact(Image.fromarray(grey), return_tensors="np").pixel_values[0, 0], grey)
+        gray = np.arange(256, dtype=np.int32).reshape(16, 16)
+        np.testing.assert_array_equal(exact(Image.fromarray(gray), return_tensors="np").pixel_values[0, 0], gray)
 
     def test_transparency_is_laid_over_white(self, exact: JMCELNImageProcessor) -> None:
         rgba = np.zeros((2, 3, 4), dtype=np.uint8)
@@ -217,7 +217,7 @@ class TestSources:
 
 
 class TestGeometry:
-    def test_normalisation(self) -> None:
+    def test_normalization(self) -> None:
         processor = JMCELNImageProcessor(size=4, image_mean=[0.5, 0.25, 0.0], image_std=[0.5, 0.25, 1.0])
         values = processor(np.full((4, 4, 3), 255, dtype=np.uint8), return_tensors="pt").pixel_values
         torch.testing.assert_close(values[0, :, 0, 0], torch.tensor([1.0, 3.0, 1.0]))

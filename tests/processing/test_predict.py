@@ -64,13 +64,13 @@ def test_says_when_nothing_is_found(
 
 
 def test_sixteen_bit_picture_is_drawn_as_it_looks(checkpoint: Path, tmp_path: Path) -> None:
-    grey = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    gray = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
     output = tmp_path / "overlay.png"
     arguments = ["--model", str(checkpoint), "--image", str(tmp_path / "deep.png"), "--output", str(output)]
     predict.main([*arguments, "--text", "star", "--threshold", "1", "--device", "cpu"])
     with Image.open(output) as overlay:
-        assert np.array_equal(np.asarray(overlay)[:40, :60], np.repeat(grey[..., None], 3, axis=2))
+        assert np.array_equal(np.asarray(overlay)[:40, :60], np.repeat(gray[..., None], 3, axis=2))
 
 
 def test_default_model_finds_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

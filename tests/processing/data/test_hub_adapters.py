@@ -132,7 +132,7 @@ def test_table_is_consistent():
         assert set(entry.mixed_splits) <= set(entry.splits)
 
 
-def test_adapters_recognise_their_own_columns_alone(world):
+def test_adapters_recognize_their_own_columns_alone(world):
     for adapter in ADAPTERS:
         assert adapter_by_columns(adapter.columns) is adapter
     with pytest.raises(ValueError, match="pass an `adapter`"):

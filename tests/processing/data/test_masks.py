@@ -77,7 +77,7 @@ def test_every_form_gives_the_same_mask(mask):
         "nested list": mask.astype(int).tolist(),
         "image": Image.fromarray(mask.astype(np.uint8)),
         "image of mode 1": Image.fromarray(mask),
-        "image in colour": Image.fromarray(np.repeat(mask[..., None].astype(np.uint8) * 9, 3, axis=-1)),
+        "image in color": Image.fromarray(np.repeat(mask[..., None].astype(np.uint8) * 9, 3, axis=-1)),
         "PNG": png_bytes(mask),
         "PNG of 1": png_bytes(mask, foreground=1),
         "datasets cell": {"bytes": png_bytes(mask), "path": None},
@@ -150,7 +150,7 @@ def test_summing_parts_loses_their_overlap_and_uniting_them_does_not():
     assert not as_peers_read_it[15, 15]
 
 
-def test_polygon_agrees_with_another_rasteriser_up_to_its_boundary():
+def test_polygon_agrees_with_another_rasterizer_up_to_its_boundary():
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     radius = np.where(np.arange(24) % 2, 60, 95)
     points = np.stack([120 + radius * np.cos(angles), 100 + radius * np.sin(angles)], axis=1)

@@ -194,7 +194,7 @@ def test_a_damaged_pickle_is_read_or_refused(tmp_path_factory, data):
         load_plain_pickle(path)
 
 
-def write_generalised(world):
+def write_generalized(world):
     """gRefCOCO: lists of annotations, several and none."""
     folder = world.write_refer_folder()
     (folder / "refs(unc).p").unlink()
@@ -220,8 +220,8 @@ def write_generalised(world):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_generalised_references(world, streaming):
-    folder, own = write_generalised(world)
+def test_generalized_references(world, streaming):
+    folder, own = write_generalized(world)
     (row,) = load_referring_dataset(
         folder, "val", image_folder=world.folder, streaming=streaming, on_bad_row="raise", dataset_name="grefcoco"
     )

@@ -27,15 +27,15 @@ from processing.evaluation.journal import EvaluationJournal
 from processing.evaluation.metrics import ReferringSegmentationMetric
 from processing.evaluation.report import results_table, write_predictions
 from processing.evaluation.sheet import choose_cases, draw_sheet
-from tests.processing.canonical_rows import COLOURS, canonical_row
+from tests.processing.canonical_rows import COLORS, canonical_row
 
 
 HEADER = {"format": 1, "data": "made"}
 SIZES = [(40, 48), (31, 57), (64, 64), (50, 33)]
 
 
-class ColourModel(nn.Module):
-    """Finds the pixels of the colour that the expression names; counts how often it sees an image."""
+class ColorModel(nn.Module):
+    """Finds the pixels of the color that the expression names; counts how often it sees an image."""
 
     def __init__(self, margin=40.0):
         super().__init__()
@@ -54,14 +54,14 @@ class ColourModel(nn.Module):
     def forward(self, image_features, input_ids, attention_mask):
         self.calls += 1
         assert input_ids.shape == attention_mask.shape
-        wanted = torch.tensor([*COLOURS.values(), (0, 0, 0)], dtype=torch.float32)[input_ids[:, :, 0]]
+        wanted = torch.tensor([*COLORS.values(), (0, 0, 0)], dtype=torch.float32)[input_ids[:, :, 0]]
         distance = (image_features[:, None] - wanted[..., None, None]).abs().amax(dim=2)
-        presence = torch.where(input_ids[:, :, 0] < len(COLOURS), 8.0, -8.0)
+        presence = torch.where(input_ids[:, :, 0] < len(COLORS), 8.0, -8.0)
         return BatchFeature({"logits": self.margin - distance, "presence_logits": presence})
 
 
-class ColourProcessor:
-    """Pixels as they are at one size, and of every expression the number of the colour named in it."""
+class ColorProcessor:
+    """Pixels as they are at one size, and of every expression the number of the color named in it."""
 
     def __init__(self, size=32):
         self.image_processor = self
@@ -74,12 +74,12 @@ class ColourProcessor:
         size = (self.size["width"], self.size["height"])
         pixels = [np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST)) for image in images]
         most = max(map(len, text))
-        numbers = torch.full((len(text), most, 1), len(COLOURS))
+        numbers = torch.full((len(text), most, 1), len(COLORS))
         attention_mask = torch.zeros(len(text), most, 1, dtype=torch.long)
         for row, group in enumerate(text):
             for column, expression in enumerate(group):
-                named = [index for index, colour in enumerate(COLOURS) if colour in expression.split()]
-                numbers[row, column, 0] = named[0] if named else len(COLOURS)
+                named = [index for index, color in enumerate(COLORS) if color in expression.split()]
+                numbers[row, column, 0] = named[0] if named else len(COLORS)
                 attention_mask[row, column] = 1
         pixel_values = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float()
         return BatchFeature({"pixel_values": pixel_values, "input_ids": numbers, "attention_mask": attention_mask})
@@ -107,9 +107,9 @@ def rows():
 
 def run(rows, folder, settings=None, model=None, processor=None, **options):
     settings = settings or EvaluationSettings()
-    model = model or ColourModel()
+    model = model or ColorModel()
     journal = EvaluationJournal(folder, HEADER, options.get("process_index", 0))
-    processor = processor or ColourProcessor()
+    processor = processor or ColorProcessor()
     configure_processor(processor, settings)
     evaluate_model(model, processor, rows, settings, journal, **options)
     return model, journal, settings
@@ -121,9 +121,7 @@ def scores_without_the_loop(rows, settings):
     for row in rows:
         height, width = row["masks"][0]["size"]
         for text, index, level in zip(row["expressions"], row["mask_index"], row["levels"], strict=True):
-            mask = predict_masks(
-                ColourModel(), ColourProcessor(), [row["image"]], [[text]], [(height, width)], settings
-            )
+            mask = predict_masks(ColorModel(), ColorProcessor(), [row["image"]], [[text]], [(height, width)], settings)
             metric.update([mask[0][0]], [decode_mask(row["masks"][index])], groups=[level])
     return metric.compute()
 
@@ -293,7 +291,7 @@ def test_limit(rows, tmp_path):
 def test_protocol_lavt_by_its_own_definition(rows, tmp_path):
     """Image and ground truth stretched to 480x480, IoU over all samples, 0 where the union is empty."""
     settings = EvaluationSettings(protocol="lavt")
-    processor = ColourProcessor()
+    processor = ColorProcessor()
     _, journal, _ = run(rows, tmp_path, settings, processor=processor)
     assert processor.size == {"height": 480, "width": 480}
     assert processor.keep_aspect_ratio is False
@@ -304,9 +302,9 @@ def test_protocol_lavt_by_its_own_definition(rows, tmp_path):
             target = np.asarray(
                 Image.fromarray(decode_mask(row["masks"][index])).resize((480, 480), Image.Resampling.NEAREST)
             )
-            colour = next(COLOURS[word] for word in text.split() if word in COLOURS)
+            color = next(COLORS[word] for word in text.split() if word in COLORS)
             # Two classes and the larger logit, as argmax over (0, logit).
-            prediction = 40 - np.abs(pixels - np.array(colour, np.float32)).max(axis=2) > 0
+            prediction = 40 - np.abs(pixels - np.array(color, np.float32)).max(axis=2) > 0
             intersection, union = (prediction & target).sum(), (prediction | target).sum()
             ious.append(intersection / union if union else 0.0)
             intersections, unions = intersections + intersection, unions + union
@@ -325,7 +323,7 @@ def test_thresholds_reach_the_masks(rows, tmp_path):
         "no presence": EvaluationSettings(threshold=0.0),
         "certain": EvaluationSettings(threshold=0.0, mask_threshold=1.0),
     }.items():
-        _, journal, _ = run(nameless, tmp_path / name, settings, ColourModel(margin=300.0))
+        _, journal, _ = run(nameless, tmp_path / name, settings, ColorModel(margin=300.0))
         scores[name] = collect_results(journal, settings)["scores"]["T-acc"]
     assert scores == {"usual": 0, "no presence": 1, "certain": 0}
 

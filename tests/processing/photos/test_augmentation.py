@@ -45,7 +45,7 @@ def test_versions_differ_and_depend_on_the_generator_alone(photo):
 
 
 def test_left_is_left_after_mirroring(photo):
-    """The reason why expressions are written afterwards: in mirrored versions the red object is the right one."""
+    """The reason why expressions are written afterward: in mirrored versions the red object is the right one."""
     red_is_left = set()
     for seed in range(40):
         version = augment_photo(photo, random.Random(seed))

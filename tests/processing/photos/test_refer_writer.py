@@ -24,7 +24,7 @@ NAMES = {1: "dog", 2: "cup", 3: "person", 4: "zebra"}
 
 @pytest.fixture
 def photos(tmp_path):
-    """Six photos with coloured rectangles as objects, three of them with a crowd."""
+    """Six photos with colored rectangles as objects, three of them with a crowd."""
     generator = np.random.default_rng(0)
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -171,7 +171,7 @@ def test_pasted_images_are_annotated_to_the_pixel(photos):
             assert annotation["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
             assert annotation["area"] == mask.sum()
             if not annotation["iscrowd"] and mask.sum() > 200:
-                # All objects here are of one colour, so a mask that fits holds little else.
+                # All objects here are of one color, so a mask that fits holds little else.
                 assert np.median(np.abs(pixels[mask] - np.median(pixels[mask], axis=0))) < 12
     rows = load_referring_dataset(photos / "refer", "train", on_bad_row="raise", check_images=True)
     assert {str(image["id"]) for image in pasted} <= set(rows["image_id"])
@@ -368,7 +368,7 @@ def test_refusals(photos):
         ({"images": "move"}, "`images` must be"),
         ({"validation_share": 1.5}, "validation_share"),
         ({"exclude_image_ids": range(1, 7)}, "no image of"),
-        ({"levels": ["colour"]}, "unknown levels"),
+        ({"levels": ["color"]}, "unknown levels"),
     ):
         with pytest.raises(ValueError, match=message):
             write(photos, **options)

@@ -27,7 +27,7 @@ from processing.shapes.dataset import (
     shapes_stream,
 )
 from processing.shapes.expressions import LEVELS
-from processing.shapes.oracles import labelled_scene
+from processing.shapes.oracles import labeled_scene
 from processing.shapes.queries import landmarks_of
 from processing.shapes.sheet import draw_sheet
 
@@ -127,7 +127,7 @@ def test_split_index_and_seed_each_change_the_row():
 
 def test_a_row_holds_the_exact_masks_of_its_targets():
     for index in range(6):
-        row, item = shapes_row("test", index), labelled_scene("test", index)
+        row, item = shapes_row("test", index), labeled_scene("test", index)
         assert row["image"].size == (128, 128)
         np.testing.assert_array_equal(np.asarray(row["image"]), item.image)
         assert len(row["masks"]) == len(row["ref_ids"]) == len(set(row["mask_index"]))
@@ -240,7 +240,7 @@ def test_negative_index():
 
 
 def test_ceiling_falls_with_the_stride():
-    masks = [mask for index in range(12) for mask in labelled_scene("test", index).masks]
+    masks = [mask for index in range(12) for mask in labeled_scene("test", index).masks]
     ceilings = [resolution_ceiling(masks, stride) for stride in (1, 2, 4, 8)]
     assert ceilings[0] == 1.0
     assert sorted(ceilings, reverse=True) == ceilings
@@ -257,12 +257,12 @@ def test_upsampling_a_half_plane_is_exact():
 def test_impossible_ceilings():
     with pytest.raises(ValueError, match="multiples of the stride, 3"):
         upsampled_prediction(np.ones((16, 16), dtype=bool), 3)
-    with pytest.raises(ValueError, match="no mask with foreground"):
+    with pytest.raises(ValueError, match="all masks are empty"):
         resolution_ceiling([np.zeros((8, 8), dtype=bool)], 2)
 
 
 def test_the_sheet_shows_every_level():
-    items = [labelled_scene("test", index, image_size=64) for index in range(3)]
+    items = [labeled_scene("test", index, image_size=64) for index in range(3)]
     sheet = np.asarray(draw_sheet(items, columns=2))
     outlined = (sheet == (255, 0, 255)).all(-1)
     # A row of tiles a level; only the last, no_target, has nothing outlined.

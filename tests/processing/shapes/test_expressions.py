@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from processing.shapes.dataset import shapes_sample
 from processing.shapes.expressions import LEVELS, Expression, ExpressionWriter
-from processing.shapes.oracles import head_matches, labelled_scene, noun_matches, oracle_scores
+from processing.shapes.oracles import head_matches, labeled_scene, noun_matches, oracle_scores
 from processing.shapes.queries import Phrase, Query, UnclearError, resolve
 from processing.shapes.scene import Scene
 from processing.shapes.wording import shapes_vocabulary
@@ -61,7 +61,7 @@ def check_level(expression: Expression, scene: Scene) -> None:
     if expression.level == "appearance":
         assert len(targets) == 1
         assert len(noun_matches(query, scene)) >= 3
-        for name in ("kind", "colour", "texture", "size"):
+        for name in ("kind", "color", "texture", "size"):
             if getattr(query.phrase, name) is not None:
                 assert fits_several(Query(replace(query.phrase, **{name: None})), scene)
     if expression.level == "multiple":
@@ -128,7 +128,7 @@ def test_the_shape_of_a_sentence_does_not_give_the_target_away(samples):
 
 @pytest.fixture(scope="module")
 def scores() -> dict[str, dict[str, dict[str, float]]]:
-    return oracle_scores(labelled_scene("test", index, image_size=64) for index in range(150))
+    return oracle_scores(labeled_scene("test", index, image_size=64) for index in range(150))
 
 
 @pytest.mark.parametrize("level", NEEDS_MORE_THAN_ITS_HEAD)
@@ -166,4 +166,4 @@ def test_scores_need_expressions():
 
 def test_head_phrases_leave_attributes_open():
     scene, _ = shapes_sample("test", 0)
-    assert noun_matches(Query(Phrase(colour="red")), scene) == tuple(range(len(scene.objects)))
+    assert noun_matches(Query(Phrase(color="red")), scene) == tuple(range(len(scene.objects)))

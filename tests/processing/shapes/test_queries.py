@@ -18,10 +18,8 @@ from processing.shapes.queries import (
 from processing.shapes.scene import Scene, ShapeObject
 
 
-def shape(
-    kind: str, x: float, y: float, colour: str = "red", size: str = "small", scale: float = 0.115
-) -> ShapeObject:
-    return ShapeObject(kind, colour, "solid", size, x, y, scale, 0.0, 0.0)
+def shape(kind: str, x: float, y: float, color: str = "red", size: str = "small", scale: float = 0.115) -> ShapeObject:
+    return ShapeObject(kind, color, "solid", size, x, y, scale, 0.0, 0.0)
 
 
 def scene(*objects: ShapeObject) -> Scene:
@@ -69,7 +67,7 @@ def test_a_definite_phrase_must_fit_one_object():
 
 def test_a_missing_anchor_leaves_no_referent():
     assert resolve(Query(STAR, (Relation("left", Query(Phrase(kind="heart"))),)), AROUND) == ()
-    assert resolve(Query(Phrase(kind="star", colour="green")), AROUND) == ()
+    assert resolve(Query(Phrase(kind="star", color="green")), AROUND) == ()
 
 
 def test_chains_resolve_from_inside():
@@ -121,7 +119,7 @@ def test_several_ranks_and_their_ends():
 
 
 def test_distances():
-    assert resolve(Query(STAR, pick=Pick("farthest", anchor=Query(Phrase(colour="blue")))), AROUND) == (3,)
+    assert resolve(Query(STAR, pick=Pick("farthest", anchor=Query(Phrase(color="blue")))), AROUND) == (3,)
     found = scene(shape("ring", 0.1, 0.5), shape("star", 0.3, 0.5), shape("star", 0.5, 0.5), shape("star", 0.53, 0.5))
     assert resolve(Query(STAR, pick=Pick("nearest", anchor=THE_RING)), found) == (1,)
     with pytest.raises(UnclearError):
@@ -174,14 +172,14 @@ def test_sizes():
 
 
 def test_same_attribute_is_never_the_anchor_itself():
-    blue = Query(Phrase(kind="star", colour="blue"))
+    blue = Query(Phrase(kind="star", color="blue"))
     found = scene(*AROUND.objects, shape("heart", 0.1, 0.1, "blue"))
-    assert resolve(Query(Phrase(), (SameAs("colour", blue),)), found) == (5,)
+    assert resolve(Query(Phrase(), (SameAs("color", blue),)), found) == (5,)
     assert resolve(Query(Phrase(), (SameAs("kind", blue),), several=True), found) == (1, 2, 3)
 
 
 def test_exceptions_and_joined_queries():
-    blue = Query(Phrase(kind="star", colour="blue"))
+    blue = Query(Phrase(kind="star", color="blue"))
     assert resolve(Query(STAR, (Except(blue),), several=True), AROUND) == (1, 2, 3)
     assert resolve(Query(RING, also=(blue,)), AROUND) == (0, 4)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from processing.shapes.rendering import render_scene, signed_distance
-from processing.shapes.scene import COLOURS, KINDS, REACH, SIZES, Scene, ShapeObject, sample_scene
+from processing.shapes.scene import COLORS, KINDS, REACH, SIZES, Scene, ShapeObject, sample_scene
 
 
 def scenes(count: int) -> list[Scene]:
@@ -12,7 +12,7 @@ def scenes(count: int) -> list[Scene]:
 def shape(kind: str = "square", **changes: object) -> ShapeObject:
     values = {
         "kind": kind,
-        "colour": "red",
+        "color": "red",
         "texture": "solid",
         "size": "large",
         "x": 0.5,
@@ -41,8 +41,8 @@ def test_unknown_kind_is_named():
         signed_distance("hexagon", np.zeros(1), np.zeros(1))
 
 
-def test_a_square_owns_exactly_the_pixels_whose_centres_it_covers():
-    # From 24 to 40 pixels on both axes: pixel centres 24.5 to 39.5.
+def test_a_square_owns_exactly_the_pixels_whose_centers_it_covers():
+    # From 24 to 40 pixels on both axes: pixel centers 24.5 to 39.5.
     _, owners = render_scene(Scene((shape(),), "plain", 3), 64)
     expected = np.full((64, 64), -1)
     expected[24:40, 24:40] = 0
@@ -50,7 +50,7 @@ def test_a_square_owns_exactly_the_pixels_whose_centres_it_covers():
 
 
 def test_the_later_object_hides_the_earlier_one():
-    back, front = shape(x=0.45), shape("circle", x=0.55, colour="blue")
+    back, front = shape(x=0.45), shape("circle", x=0.55, color="blue")
     _, alone = render_scene(Scene((back,), "plain", 3), 128)
     _, circle = render_scene(Scene((front,), "plain", 3), 128)
     _, both = render_scene(Scene((back, front), "plain", 3), 128)
@@ -59,18 +59,18 @@ def test_the_later_object_hides_the_earlier_one():
 
 
 @pytest.mark.parametrize("background", ["plain", "gradient", "noise"])
-@pytest.mark.parametrize("colour", COLOURS)
-def test_solid_objects_show_their_colour_where_their_mask_says(background, colour):
-    image, owners = render_scene(Scene((shape("circle", colour=colour),), background, 5), 128)
+@pytest.mark.parametrize("color", COLORS)
+def test_solid_objects_show_their_color_where_their_mask_says(background, color):
+    image, owners = render_scene(Scene((shape("circle", color=color),), background, 5), 128)
     middle = image[60:68, 60:68].reshape(-1, 3).mean(0)
-    assert np.abs(middle - COLOURS[colour]).max() < 25
+    assert np.abs(middle - COLORS[color]).max() < 25
     assert image.dtype == np.uint8
     assert image.shape == (128, 128, 3)
     assert (owners[60:68, 60:68] == 0).all()
 
 
 @pytest.mark.parametrize("texture", ["striped", "dotted"])
-def test_textures_hold_two_colours(texture):
+def test_textures_hold_two_colors(texture):
     image, owners = render_scene(Scene((shape(texture=texture),), "plain", 5), 128)
     # The stripes and dots of a red object are of a lighter red, which has more green.
     green = image[..., 1][owners == 0]
@@ -93,7 +93,7 @@ def test_masks_agree_between_image_sizes():
     for scene in scenes(5):
         _, small = render_scene(scene, 64)
         _, large = render_scene(scene, 192)
-        # Pixel centres of the small image are the centres of 3 x 3 blocks of the large one.
+        # Pixel centers of the small image are the centers of 3 x 3 blocks of the large one.
         np.testing.assert_array_equal(small, large[1::3, 1::3])
 
 

@@ -86,7 +86,7 @@ def test_a_model_on_the_command_line_takes_the_place_of_the_files(write):
             {},
         )
     for option in (["--model_config", "{num_stages: 4}"], ["--model_config.num_stages", "4"]):
-        with pytest.raises(ValueError, match="have no place"):
+        with pytest.raises(ValueError, match="is a complete model"):
             parse_arguments([path, "--report_to", "none", "--model_name_or_path", "m", *option])
 
 
@@ -104,7 +104,7 @@ def test_another_saved_model_on_the_command_line_gets_the_new_parts_of_the_file(
         (minimal(zzzzqqqq=1), [], "--help"),
         (minimal(), ["--learning_rat", "1"], r"no option `--learning_rat`; did you mean `learning_rate`\?"),
         (minimal(), ["--learning-rat=1"], r"did you mean `learning_rate`\?"),
-        (minimal(), ["--use_cpu", "true", "second.yaml"], "files come before all options"),
+        (minimal(), ["--use_cpu", "true", "second.yaml"], "put files before all options"),
         (minimal(), ["--modl_config.num_stages", "4"], r"did you mean `model_config`\?"),
         (scratch(), ["--model_config.num_stage", "4"], r"`model_config.num_stage`; did you mean `num_stages`\?"),
         (scratch(hiden_size=8), [], r"`model_config.hiden_size`; did you mean `hidden_size`\?"),
@@ -114,17 +114,17 @@ def test_another_saved_model_on_the_command_line_gets_the_new_parts_of_the_file(
             r"`model_config.text_config.hiden_size`; did you mean `hidden_size`\?",
         ),
         (minimal(), ["--train_data.0.split", "x"], "no list with a position 0"),
-        (minimal(train_data=[{"name": "a"}]), ["--train_data.1.split", "x"], "no position in a list of 1"),
+        (minimal(train_data=[{"name": "a"}]), ["--train_data.1.split", "x"], "not a position in a list of 1"),
         (minimal(), ["--model_config.a"], "has no value"),
-        (minimal(max_steps=3), ["--max_steps.a", "1"], "has no parts"),
-        ({"model_config": {}, "new_parts": ["cascade"], "use_cpu": True}, [], "name it with `model_name_or_path`"),
+        (minimal(max_steps=3), ["--max_steps.a", "1"], "has no fields"),
+        ({"model_config": {}, "new_parts": ["cascade"], "use_cpu": True}, [], "give it as `model_name_or_path`"),
         (minimal(vision_model="v", model_config={}), [], "either a `text_model`"),
-        (minimal(vision_model="v", text_model="t", model_name_or_path="m"), [], "have no place"),
-        ({"use_cpu": True, "report_to": "none"}, [], "No model is named"),
+        (minimal(vision_model="v", text_model="t", model_name_or_path="m"), [], "is a complete model"),
+        ({"use_cpu": True, "report_to": "none"}, [], "There is no model"),
         ({"use_cpu": True, "report_to": "none", "model_config": {"num_stages": 1}}, [], "needs a `tokenizer`"),
-        (minimal(train_data=["refcoco"]), [], "is a mapping"),
-        (minimal(remove_unused_columns=True), [], "must stay off"),
-        (minimal(average_tokens_across_devices=False), [], "must stay on"),
+        (minimal(train_data=["refcoco"]), [], "must be a mapping"),
+        (minimal(remove_unused_columns=True), [], "must be off"),
+        (minimal(average_tokens_across_devices=False), [], "must be on"),
     ],
 )
 def test_refuses_settings_with_the_way_out(write, settings, options, message):
@@ -152,7 +152,7 @@ def test_the_configurations_of_the_package_are_found_by_name(tmp_path, monkeypat
     assert load_settings("refcoco.yaml") == {"seed": 5}
     with pytest.raises(FileNotFoundError, match=r"did you mean `refcoco_plus.yaml`\?"):
         load_settings("refcoco_plu.yaml")
-    with pytest.raises(FileNotFoundError, match="brings along"):
+    with pytest.raises(FileNotFoundError, match="package contains"):
         load_settings("elsewhere/refcoco_plus.yaml")
 
 

@@ -42,7 +42,7 @@ def test_scenes_depend_on_split_seed_and_index_alone():
         assert not torch.equal(first[2]["pixel_values"], other["pixel_values"])
 
 
-def test_learns_colours_first(model):
+def test_learns_colors_first(model):
     scenes = AttributeScenes("train", 16, image_size=64)
     before = attribute_accuracy(model, scenes, batch_size=8)
     batch = {name: torch.stack([scenes[index][name] for index in range(16)]) for name in ("pixel_values", "labels")}
@@ -55,7 +55,7 @@ def test_learns_colours_first(model):
     after = attribute_accuracy(model, scenes, batch_size=8)
     assert len(after) == 3
     assert after[1].keys() == ATTRIBUTES.keys()
-    assert after[1]["colour"] > before[1]["colour"] + 0.15
+    assert after[1]["color"] > before[1]["color"] + 0.15
 
 
 def test_only_cells_that_lie_mostly_on_an_object_are_scored(model):

@@ -156,7 +156,7 @@ def test_masking_applies_to_the_share_of_visits_that_was_asked_for(processor):
     [
         ({"masks": None}, "no column"),
         ({"mask_index": []}, "0 entries"),
-        ({"mask_index": [3]}, r"masks \[3\]"),
+        ({"mask_index": [3]}, r"contains \[3\]"),
         ({"masks": [{"size": [10**5, 10**4], "counts": "PPYak0"}]}, r"\[\(100000, 10000\)\] for an image of"),
         ({"landmarks": [{"size": [9, 9], "counts": "a2"}]}, r"\[\(9, 9\)\] for an image of \(40, 48\)"),
     ],

@@ -17,6 +17,6 @@ def test_a_frozen_backbone_keeps_no_activations() -> None:
     assert not any(feature_map.requires_grad for feature_map in feature_maps)
 
 
-def test_all_kinds_of_batch_normalisation_are_found() -> None:
+def test_all_kinds_of_batch_normalization_are_found() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2), nn.Sequential(nn.SyncBatchNorm(2), nn.GroupNorm(1, 2)))
     assert batch_norm_layers(model) == [model[0], model[2][0]]

@@ -73,7 +73,7 @@ def test_the_order_is_given_by_seed_and_pass():
     [
         ({"expression_counts": [], "referent_counts": []}, "empty"),
         ({"expression_counts": [0], "referent_counts": [0]}, "No row"),
-        ({"expression_counts": [1], "referent_counts": [1, 1]}, "same rows"),
+        ({"expression_counts": [1], "referent_counts": [1, 1]}, "same length"),
         ({"expression_counts": [1], "referent_counts": [1], "max_expressions_per_image": 0}, "at least 1"),
         ({"expression_counts": [1], "referent_counts": [1], "epoch_unit": "hours"}, "'hours'"),
     ],

@@ -224,7 +224,7 @@ def test_pass_after_pass_is_drawn_in_its_order(tmp_path, processor):
 
 def test_weights_of_another_model_are_not_taken_up(tmp_path, processor):
     make_trainer(tmp_path, processor, model=make_model(num_stages=3), save_strategy="steps", save_steps=1).train()
-    with pytest.raises(ValueError, match=r"not those of the model to train.*cascade\.stages\.2"):
+    with pytest.raises(ValueError, match=r"do not belong to this model.*cascade\.stages\.2"):
         make_trainer(tmp_path, processor).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
