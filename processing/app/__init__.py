@@ -1,1 +1,1 @@
-"""A web page to try a model on: `jmceln app`."""
+"""A web page to try a model: `jmceln app`."""

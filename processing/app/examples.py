@@ -1,4 +1,4 @@
-"""Examples that a model brings along: `examples/examples.json` in its folder, and the images beside it."""
+"""Examples in the folder of a model: `examples/examples.json`, and the images next to it."""
 
 import json
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from pathlib import Path
 class Example:
     image: Path
     expressions: tuple[str, ...]
-    attribution: str = ""  # whom the license of the photo asks to be named
+    attribution: str = ""  # attribution that the license of the photo requires
 
 
 def read_examples(model_folder: Path) -> list[Example]:
     """
-    Those of a model, or none where it has none.
+    Returns the examples in the folder of a model, if there are any.
 
     Raises:
-        ValueError: if an image is missing.
+        ValueError: If an image is missing.
     """
     folder = model_folder / "examples"
     if not (folder / "examples.json").is_file():
@@ -26,6 +26,6 @@ def read_examples(model_folder: Path) -> list[Example]:
     for entry in json.loads((folder / "examples.json").read_text(encoding="utf-8")):
         image = folder / entry["image"]
         if not image.is_file():
-            raise ValueError(f"{folder / 'examples.json'} names the image {entry['image']!r}, which is not there.")
+            raise ValueError(f"{folder / 'examples.json'} lists the image {entry['image']!r}, which does not exist.")
         examples.append(Example(image, tuple(entry["expressions"]), entry.get("attribution", "")))
     return examples

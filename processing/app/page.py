@@ -1,4 +1,4 @@
-"""The web page, in Gradio: a photo and expressions go in, colored masks come out."""
+"""The web page, built with Gradio: it takes a photo and expressions, and shows colored masks."""
 
 import json
 import tempfile
@@ -17,10 +17,10 @@ from .examples import Example
 from .predictions import Answers, Photo, Segmenter
 
 
-# Beyond that, two masks would have one color.
+# With more expressions, two masks would have the same color.
 MOST_EXPRESSIONS = len(COLORS)
 
-# Fonts of the visitor's system: the page loads nothing from other servers.
+# System fonts, so that the page loads nothing from other servers.
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 STYLE = """
@@ -42,22 +42,22 @@ STYLE = """
 #download { position: absolute; width: 1px; height: 1px; overflow: hidden; opacity: 0; pointer-events: none; }
 """
 
-# On a phone the result lies below the fold.
+# On a phone, the result is below the visible part of the page.
 SHOW_RESULT = (
     "() => { if (window.innerWidth < 700) document.querySelector('#result').scrollIntoView({behavior: 'smooth'}) }"
 )
 START_DOWNLOAD = "() => { setTimeout(() => document.querySelector('#download').click(), 100) }"
 
 CASCADE_HELP = (
-    "The model predicts a mask in stages, coarse to fine. Bright is high: where the mask is, where the other objects "
-    "are that the expression names (landmarks), where the context tokens look, and where the progressive alignment "
-    "network (PAN) takes a stage's own prediction instead of the one before."
+    "The model predicts a mask in stages, coarse to fine. Bright areas show the mask, the other objects that the "
+    "expression names (landmarks), where the context tokens attend to, and where the progressive alignment network "
+    "(PAN) keeps the prediction of the stage instead of the previous one."
 )
 
 
 @dataclass(frozen=True)
 class Session:
-    """What is kept for one visitor between two clicks."""
+    """The data of one visitor between two clicks."""
 
     source: str
     photo: Photo
@@ -65,27 +65,27 @@ class Session:
 
 
 def file_of(upload: Any) -> str | None:
-    """The file of an upload as it is, in place of what Gradio makes of it: what is wrong with it is ours to say."""
+    """Returns the uploaded file without the preprocessing of Gradio, so that the page can report problems with it."""
     return None if upload is None else upload.path or upload.url
 
 
 def split_expressions(text: str) -> list[str]:
     """
-    One expression per line.
+    Splits the text into expressions, one per line.
 
     Raises:
-        ValueError: if there is none, or more than the page has colors for.
+        ValueError: If there is no expression, or if there are more than the page has colors.
     """
     expressions = [line.strip() for line in text.splitlines() if line.strip()]
     if not expressions:
-        raise ValueError("Say what to look for, such as “the red circle”: one expression per line.")
+        raise ValueError("Say what to find, such as “the red circle”: one expression per line.")
     if len(expressions) > MOST_EXPRESSIONS:
-        raise ValueError(f"These are {len(expressions)} expressions; the page shows up to {MOST_EXPRESSIONS} at once.")
+        raise ValueError(f"There are {len(expressions)} expressions; the page shows up to {MOST_EXPRESSIONS} at once.")
     return expressions
 
 
 class Page:
-    """What the page does when something is clicked. Methods return one value per output that they are wired to."""
+    """The event handlers of the page. Each method returns one value per output."""
 
     def __init__(self, segmenter: Segmenter):
         self.segmenter = segmenter
@@ -93,7 +93,7 @@ class Page:
     def find(
         self, source: str | None, text: str, session: Session | None, mask_threshold: float, threshold: float
     ) -> tuple[Session | None, Image.Image | None, str, Any, str]:
-        """Runs the model; the photo is encoded only if it is another one than before."""
+        """Runs the model. The photo is encoded only if it has changed."""
         no_choice = gr.Dropdown(choices=[], value=None)
         try:
             if not source:
@@ -103,7 +103,7 @@ class Page:
             photo = session.photo if session is not None and same else self.segmenter.encode(source)
             answers = self.segmenter.ask(photo, expressions)
         except ValueError as error:
-            # Gradio keeps uploads under long paths that mean nothing to a visitor.
+            # Gradio stores uploads under long paths, which mean nothing to a visitor.
             said = str(error) if not source else str(error).replace(source, Path(source).name)
             return None, None, pictures.message(said), no_choice, ""
         session = Session(source, photo, answers)
@@ -112,7 +112,7 @@ class Page:
         return session, *self.draw(session, mask_threshold, threshold), choice, self.look_inside(session, 0)
 
     def draw(self, session: Session | None, mask_threshold: float, threshold: float) -> tuple[Image.Image | None, str]:
-        """The overlay and the legend at these thresholds, from what was kept."""
+        """Draws the overlay and the legend for these thresholds, without running the model."""
         if session is None:
             return None, ""
         image = pictures.fit(session.photo.image)
@@ -120,7 +120,7 @@ class Page:
         return pictures.overlay(image, results), pictures.legend(results)
 
     def look_inside(self, session: Session | None, index: int | None) -> str:
-        """The stages of one expression."""
+        """Draws the stages of one expression."""
         if session is None or index is None:
             return ""
         return pictures.cascade(session.photo.image, self.segmenter.cascade(session.answers, index), index)
@@ -128,7 +128,7 @@ class Page:
     def save(
         self, kind: str, session: Session | None, index: int | None, mask_threshold: float, threshold: float
     ) -> str:
-        """A file at the size of the photo: "mask" or "cut-out" of one expression, or "rle" of all."""
+        """Writes a file at the size of the photo: "mask" or "cut-out" of one expression, or "rle" of all."""
         if session is None or index is None:
             raise gr.Error("There is nothing to download yet: choose a photo, say what to find, and click Find.")
         image = session.photo.image
@@ -148,9 +148,11 @@ class Page:
 
 def build_page(segmenter: Segmenter, name: str, examples: Sequence[Example] = ()) -> gr.Blocks:
     """
+    Builds the page.
+
     Args:
-        segmenter ([`Segmenter`]): The model to ask.
-        name (`str`): How the page calls the model.
+        segmenter ([`Segmenter`]): The model with its processor.
+        name (`str`): Name of the model on the page.
         examples (`Sequence` of [`Example`]): Shown below the form; one click runs the model.
     """
     page = Page(segmenter)
@@ -241,5 +243,5 @@ def build_page(segmenter: Segmenter, name: str, examples: Sequence[Example] = ()
 
 
 def launch(blocks: gr.Blocks, **settings: Any) -> Any:
-    """Serves the page in its own looks; `settings` are those of `gradio.Blocks.launch`."""
+    """Serves the page with its theme and style. `settings` are arguments of `gradio.Blocks.launch`."""
     return blocks.launch(theme=THEME, css=STYLE, footer_links=[], **settings)

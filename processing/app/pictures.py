@@ -1,4 +1,4 @@
-"""What the page draws and what it lets people download, made of results and photos."""
+"""Images, HTML and downloads of the page."""
 
 import base64
 import html
@@ -13,37 +13,37 @@ from ..visualization import COLORS, color_of, draw_overlay
 from .predictions import Result, StageMaps
 
 
-# Longer photos are drawn smaller on the page; downloads have the size of the photo.
+# Larger photos are scaled down on the page; downloads have the size of the photo.
 SCREEN_SIDE = 1024
 MAP_SIDE = 320
 
 
 def fit(image: Image.Image, side: int = SCREEN_SIDE) -> Image.Image:
-    """The image itself, or a smaller one whose longer side is `side`."""
+    """Returns the image, scaled down if its longer side has more than `side` pixels."""
     if max(image.size) <= side:
         return image
     return ImageOps.contain(image, (side, side))
 
 
 def mask_image(mask: np.ndarray) -> Image.Image:
-    """Mode "L": 255 on the referent, 0 elsewhere."""
+    """Returns an image of mode "L", 255 on the referent and 0 elsewhere."""
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
 def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """Mode "RGBA": the referent, and transparency elsewhere."""
+    """Returns an image of mode "RGBA" with the referent, transparent elsewhere."""
     cut = image.convert("RGB")
     cut.putalpha(mask_image(mask))
     return cut
 
 
 def overlay(image: Image.Image, results: Sequence[Result]) -> Image.Image:
-    """The image, of the size of the masks, with each mask in the color of its place in the list."""
+    """Draws each mask over the image in the color of its index. The image must have the size of the masks."""
     return draw_overlay(image, [mask_image(result.mask) for result in results])
 
 
 def run_lengths(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One entry per expression, with its mask as compressed COCO RLE under "segmentation"."""
+    """Returns one entry per expression, with its mask as compressed COCO RLE under "segmentation"."""
     from ..data.masks import encode_mask, mask_area  # pycocotools, which only the downloads need
 
     entries = []
@@ -61,7 +61,7 @@ def run_lengths(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def legend(results: Sequence[Result]) -> str:
-    """HTML: the color, the expression and the score of each result, and what is to be said about it."""
+    """Returns HTML with the color, the expression, the score and notes of each result."""
     rows = []
     for index, result in enumerate(results):
         notes = []
@@ -85,13 +85,13 @@ def legend(results: Sequence[Result]) -> str:
 
 
 def message(text: str) -> str:
-    """HTML: what went wrong, in a sentence."""
+    """Returns HTML with an error message."""
     text = text[:1].upper() + text[1:]
     return f'<p class="message" role="alert">{html.escape(text if text.endswith((".", "?", "!")) else text + ".")}</p>'
 
 
 def cascade(image: Image.Image, stages: Sequence[StageMaps], index: int) -> str:
-    """HTML: one row of pictures per stage, coarse to fine, of the expression number `index`."""
+    """Returns HTML with one row of images per stage, coarse to fine, for expression number `index`."""
     background = fit(image, MAP_SIDE)
     color = color_of(index)
     rows = []
@@ -99,7 +99,7 @@ def cascade(image: Image.Image, stages: Sequence[StageMaps], index: int) -> str:
         drawn = [
             ("Mask", stage.mask, color),
             ("Landmarks", stage.landmarks, (230, 159, 0)),
-            ("Where context tokens look", stage.attention, (240, 228, 66)),
+            ("Attention of context tokens", stage.attention, (240, 228, 66)),
             ("Filter of PAN", stage.alignment_filter, (86, 180, 233)),
         ]
         figures = "".join(
@@ -113,7 +113,7 @@ def cascade(image: Image.Image, stages: Sequence[StageMaps], index: int) -> str:
 
 
 def draw_map(image: Image.Image, values: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
-    """A dark gray copy of the image in which `values` (height, width), from 0 to 1, shine in `color`."""
+    """Draws `values` (height, width), from 0 to 1, in `color` over a dark gray copy of the image."""
     dark = ImageOps.grayscale(image).point(lambda value: value * 0.45).convert("RGB")
     strength = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8)).resize(
         image.size, Image.Resampling.BILINEAR

@@ -1,4 +1,4 @@
-"""What the page asks of a model, without anything of the page: a photo is encoded once and asked often."""
+"""The model behind the page, which encodes a photo once and runs for many expressions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ _KEPT_TEXTS = 64
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright photo in RGB, and what the model knows of it before any word is read."""
+    """An upright photo in RGB, and its image features."""
 
     image: Image.Image
-    features: Any  # of `model.get_image_features`
-    content: tuple[int, int]  # height and width, in pixels of the input, that the photo fills there
+    features: Any  # from `model.get_image_features`
+    content: tuple[int, int]  # height and width of the photo in the input of the model, without padding
     pixel_mask: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class StageMaps:
-    """What one stage of the cascade gives, values from 0 to 1, each (height, width) at the size of the input."""
+    """Maps of one stage of the cascade, with values from 0 to 1, (height, width) at the size of the input."""
 
     mask: np.ndarray
     landmarks: np.ndarray
@@ -38,7 +38,7 @@ class StageMaps:
 
 @dataclass(frozen=True)
 class Answers:
-    """All that is kept of one run of the model: masks at any threshold are made from it without another one."""
+    """Outputs of one run of the model, from which masks for any threshold can be computed."""
 
     photo: Photo
     expressions: tuple[str, ...]
@@ -50,7 +50,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Result:
-    """One expression at one choice of thresholds. `mask` is empty where the referent is not in the image."""
+    """The result of one expression for given thresholds. `mask` is empty if the referent is not in the image."""
 
     expression: str
     mask: np.ndarray  # bool, (height, width)
@@ -65,9 +65,11 @@ class Result:
 
 class Segmenter:
     """
+    A model with its processor.
+
     Args:
-        model ([`JMCELNModel`]): In evaluation mode.
-        processor ([`JMCELNProcessor`]): That of the model.
+        model ([`JMCELNModel`]): The model, in evaluation mode.
+        processor ([`JMCELNProcessor`]): The processor of the model.
     """
 
     def __init__(self, model: Any, processor: Any):
@@ -78,6 +80,8 @@ class Segmenter:
     @torch.inference_mode()
     def encode(self, source: ImageSource) -> Photo:
         """
+        Reads and encodes a photo.
+
         Raises:
             ValueError: If the photo cannot be read.
         """
@@ -95,13 +99,15 @@ class Segmenter:
     @torch.inference_mode()
     def ask(self, photo: Photo, expressions: Sequence[str], look_inside: bool = True) -> Answers:
         """
+        Runs the model on a photo.
+
         Args:
             photo ([`Photo`]): From [`~Segmenter.encode`].
-            expressions (`Sequence` of `str`): What to find.
-            look_inside (`bool`): Whether to keep the stages; `stages` is empty otherwise.
+            expressions (`Sequence` of `str`): Expressions for the photo.
+            look_inside (`bool`): Whether to return the maps of the stages. Otherwise, `stages` is empty.
 
         Raises:
-            ValueError: If an expression is blank, or longer than the tokenizer takes.
+            ValueError: If an expression is blank, or longer than the limit of the tokenizer.
         """
         outputs = self.model(
             image_features=photo.features,
@@ -129,7 +135,7 @@ class Segmenter:
         return self._texts[expressions]
 
     def unknown_words(self, expression: str) -> tuple[str, ...]:
-        """Words that the tokenizer does not know, which the model reads as one and the same."""
+        """Returns the words that the tokenizer does not know. The model treats all of them as the same word."""
         tokenizer = self.processor.tokenizer
         if tokenizer.unk_token_id is None:
             return ()
@@ -142,7 +148,7 @@ class Segmenter:
     def results(
         self, answers: Answers, size: tuple[int, int], threshold: float = 0.5, mask_threshold: float = 0.5
     ) -> list[Result]:
-        """One per expression, with masks of `size` (height, width); the model does not run."""
+        """Computes one result per expression, with masks of `size` (height, width), without running the model."""
         (found,) = self.processor.post_process_referring_segmentation(
             SimpleNamespace(logits=answers.logits[None], presence_logits=answers.presence_logits[None]),
             threshold=threshold,
@@ -164,7 +170,7 @@ class Segmenter:
         ]
 
     def cascade(self, answers: Answers, index: int) -> list[StageMaps]:
-        """The stages, coarse to fine, of the expression number `index`."""
+        """Returns the maps of the stages, coarse to fine, for expression number `index`."""
         input_size = answers.logits.shape[-2:]
         stride = self.model.config.feature_strides[-1]
         padded = [side + -side % stride for side in input_size]
@@ -190,7 +196,7 @@ def _stage_maps(outputs: Any, index: int) -> dict[str, torch.Tensor]:
     }
     height, width = outputs.image_features.pixel_features[-1].shape[1:3]
     weights = outputs.attentions[index][0].float()
-    # The keys are the words, the context tokens and, with a contextual embedding alone, the pixels.
+    # The keys are the words, the context tokens and, only with a contextual embedding, the pixels.
     if weights.shape[-1] > height * width:
         attention = weights[..., -height * width :].mean((1, 2))
         attention = attention / attention.amax(-1, keepdim=True).clamp(min=1e-12)

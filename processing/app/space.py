@@ -1,4 +1,4 @@
-"""Writes a folder that is a Hugging Face Space as it is: the page, the code of the packages and a model."""
+"""Writes a Hugging Face Space to a folder: the page, the code of the packages and a model."""
 
 import importlib.metadata
 import shutil
@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 
 PACKAGES = ("modeling_jmceln", "processing")
-EXTRAS = ("data",)  # what the page needs beside Gradio, which a Space has
+EXTRAS = ("data",)  # the extras that the page needs, besides Gradio, which a Space has
 
 README = """\
 ---
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     launch(make_page(str(MODEL), "{name}"))
 '''
 
-# The Hub takes binary files only through its large file storage.
+# The Hub accepts binary files only through Git LFS.
 ATTRIBUTES = "".join(
     f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("safetensors", "png", "jpg", "jpeg")
 )
@@ -53,22 +53,24 @@ ATTRIBUTES = "".join(
 
 def write_space(model: Path, folder: Path) -> None:
     """
+    Writes a Space.
+
     Args:
         model (`Path`): Folder of the model, with its processor and its examples.
-        folder (`Path`): Where to write; it must not exist yet, or be empty.
+        folder (`Path`): Folder to write to. It must not exist, or be empty.
 
     Raises:
-        ValueError: If the model is no folder, or `folder` holds something.
+        ValueError: If `model` is not a folder of a model, or if `folder` is not empty.
     """
     if not (model / "config.json").is_file():
-        raise ValueError(f"a Space brings its model along, and {str(model)!r} is no folder of a model; download it")
+        raise ValueError(f"a Space contains its model, but {str(model)!r} is not the folder of a model: download it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{str(folder)!r} is there already and not empty; name a new folder")
+        raise ValueError(f"{str(folder)!r} exists and is not empty: choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     root = Path(__file__).resolve().parents[2]
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    # What a training leaves beside a model is not for a Space.
+    # Checkpoints and other files of a training run do not belong into a Space.
     shutil.copytree(
         model, folder / "model", ignore=shutil.ignore_patterns("checkpoint-*", "__pycache__", "*.bin", "*.pt")
     )
@@ -79,7 +81,7 @@ def write_space(model: Path, folder: Path) -> None:
 
 
 def requirements() -> list[str]:
-    """What the packages depend on, and the extras of the page, as lines of a requirements file."""
+    """Returns the dependencies of the packages and of the page, as lines of a requirements file."""
     lines = []
     for line in importlib.metadata.requires("jmceln") or []:
         requirement = Requirement(line)

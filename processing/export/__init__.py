@@ -1,1 +1,1 @@
-"""Models outside of PyTorch: ONNX and torch.export."""
+"""Export of models to ONNX and torch.export."""

@@ -1,4 +1,4 @@
-"""How exported graphs compare with the model: their answers, their speed and their scores."""
+"""Comparison of exported graphs with the model: outputs, speed and scores."""
 
 import math
 import time
@@ -19,7 +19,7 @@ def largest_difference(
     run: Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]],
     size: tuple[int, int],
 ) -> float:
-    """Of all probabilities, those of pixels and of presence, over batches of several shapes; padding left out."""
+    """Returns the largest difference of any pixel or presence probability over batches of several shapes."""
     largest = 0.0
     for shape in ((2, 3, 7), (1, 1, 4), (3, 5, 12)):
         inputs = example_inputs(model, size, shape)
@@ -30,20 +30,23 @@ def largest_difference(
             if got.shape != expected.shape:
                 raise RuntimeError(f"The export returns the shape {tuple(got.shape)}, not {tuple(expected.shape)}.")
             difference = (got[is_real].sigmoid() - expected[is_real].sigmoid()).abs().max().item()
-            # Of a number and what is no number, `max` may return the first.
+            # `max` may ignore NaN.
             largest = float("inf") if math.isnan(difference) else max(largest, difference)
     return largest
 
 
 def at_least_two(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
-    """With a second image or expression of zeros, which is padding, where there is one."""
+    """Adds a second image or expression of zeros, which is padding, if there is only one."""
     if tensor.shape[dimension] > 1:
         return tensor
     return torch.cat([tensor, torch.zeros_like(tensor)], dim=dimension)
 
 
 def run_programs(folder: Path) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
-    """torch.export takes a size of one for another graph, so that its programs want two images and expressions."""
+    """
+    Returns a function that runs the programs of torch.export. They need at least two images and expressions, because
+    torch.export specializes graphs for a size of one.
+    """
     encoder, decoder = (torch.export.load(folder / f"{name}.pt2").module() for name in (ENCODER, DECODER))
 
     def run(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +60,7 @@ def run_programs(folder: Path) -> Callable[[dict[str, torch.Tensor]], tuple[torc
 
 
 def run_model(model: Any) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
-    """Of anything with the calls that the pipeline makes."""
+    """Returns a function that runs a model with the calls that the pipeline makes."""
 
     def run(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         features = model.get_image_features(inputs["pixel_values"])
@@ -70,7 +73,7 @@ def run_model(model: Any) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Ten
 
 
 def time_forms(models: dict[str, Any], inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
-    """Least seconds of each form, in turns."""
+    """Measures the shortest time of each model in seconds. The models run in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds + 1):  # the first warms up
         for name, model in models.items():
@@ -81,7 +84,7 @@ def time_forms(models: dict[str, Any], inputs: dict[str, torch.Tensor], rounds: 
 
 
 def score_scenes(pipelines: dict[str, Any], count: int) -> dict[str, float]:
-    """mIoU of each form on the first scenes of the benchmark's test split."""
+    """Computes the mIoU of each pipeline on the first scenes in the test split of the synthetic benchmark."""
     import numpy as np
 
     from ..data.masks import decode_mask

@@ -1,4 +1,4 @@
-"""The two graphs of a model, as programs of torch.export and as ONNX."""
+"""Writes the two graphs of a model, as programs of torch.export and as ONNX."""
 
 import logging
 import warnings
@@ -16,7 +16,7 @@ from .onnx_inference import DECODER, ENCODER, graph_path
 
 
 class ImageEncoder(nn.Module):
-    """`pixel_values` to the tensors of [`JMCELNImageFeatures`], one after the other."""
+    """Maps `pixel_values` to the tensors of [`JMCELNImageFeatures`]."""
 
     def __init__(self, model: JMCELNModel):
         super().__init__()
@@ -28,7 +28,7 @@ class ImageEncoder(nn.Module):
 
 
 class ExpressionDecoder(nn.Module):
-    """Those tensors and expressions to mask logits and presence logits."""
+    """Maps the tensors of [`JMCELNImageFeatures`] and expressions to mask logits and presence logits."""
 
     def __init__(self, model: JMCELNModel):
         super().__init__()
@@ -52,7 +52,7 @@ class ExpressionDecoder(nn.Module):
 
 
 def example_inputs(model: JMCELNModel, size: tuple[int, int], shape: tuple[int, int, int]) -> dict[str, torch.Tensor]:
-    """Noise and random words for `(batch, expressions, length)`; one expression ends early, one is padding."""
+    """Random inputs of shape `(batch, expressions, length)`, with one shorter expression and one padded one."""
     generator = torch.Generator().manual_seed(sum(shape))
     input_ids = torch.randint(1, model.config.text_config.vocab_size, shape, generator=generator)
     attention_mask = torch.ones_like(input_ids)
@@ -65,7 +65,7 @@ def example_inputs(model: JMCELNModel, size: tuple[int, int], shape: tuple[int, 
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Leaves out what the exporters say of themselves: missing torchvision operators, names of axes, deprecations."""
+    """Hides messages of the exporters about missing torchvision operators, names of axes and deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -76,12 +76,12 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def trace(model: JMCELNModel, size: tuple[int, int]) -> dict[str, ExportedProgram]:
-    """Both graphs as programs of torch.export."""
+    """Traces both graphs as programs of torch.export."""
     inputs = example_inputs(model, size, (2, 3, 7))
     batch, expressions = Dim("batch"), Dim("expressions")
     encoder, decoder = ImageEncoder(model), ExpressionDecoder(model)
     tokens, *pixel_features, upsampling_weights = encoder(inputs["pixel_values"])
-    # How long an expression may be is the text encoder's to say.
+    # The text encoder determines the maximum length of an expression.
     words = {0: batch, 1: expressions, 2: Dim.DYNAMIC}
     return {
         ENCODER: torch.export.export(
@@ -103,7 +103,7 @@ def trace(model: JMCELNModel, size: tuple[int, int]) -> dict[str, ExportedProgra
 
 
 def write_graphs(programs: dict[str, ExportedProgram], folder: Path, num_levels: int) -> None:
-    """The programs as `.pt2` and as `.onnx`, whose inputs and outputs fit each other by name."""
+    """Writes the programs as `.pt2` and as `.onnx`. Outputs of the first graph are named like inputs of the second."""
     features = ["tokens", *(f"pixel_features_{level}" for level in range(num_levels)), "upsampling_weights"]
     names = {
         ENCODER: (["pixel_values"], features),
@@ -119,7 +119,7 @@ def write_graphs(programs: dict[str, ExportedProgram], folder: Path, num_levels:
 
 
 def quantize(folder: Path) -> None:
-    """Writes both graphs again with matrices of 8 bits; activations are rounded as they come."""
+    """Writes both graphs with 8-bit matrices. Activations are quantized dynamically."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     for name in (ENCODER, DECODER):
@@ -128,6 +128,6 @@ def quantize(folder: Path) -> None:
             graph_path(folder, name, quantized=True),
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
-            # With signed weights the sums of processors without VNNI saturate.
+            # With signed weights, sums saturate on CPUs without VNNI.
             weight_type=QuantType.QUInt8,
         )

@@ -1,4 +1,4 @@
-"""The pipeline on ONNX graphs: what `jmceln export` writes, run by onnxruntime without the model's code."""
+"""The pipeline on ONNX graphs from `jmceln export`, with onnxruntime and without the code of the model."""
 
 import json
 from pathlib import Path
@@ -16,21 +16,21 @@ ENCODER, DECODER = "image_encoder", "expression_decoder"
 
 
 def graph_path(folder: str | Path, name: str, quantized: bool) -> Path:
-    """Where a folder of exported graphs keeps the graph `name`."""
+    """Returns the path of the graph `name` in a folder of exported graphs."""
     return Path(folder) / f"{name}{'.int8' * quantized}.onnx"
 
 
 class ONNXReferringModel(nn.Module):
     """
-    Two sessions of onnxruntime behind the calls of the model that the pipeline makes.
+    Runs two sessions of onnxruntime with the interface of the model that the pipeline uses.
 
     Args:
-        folder (`str` or `Path`): Written by `jmceln export`.
-        quantized (`bool`): Whether to take the graphs with weights of 8 bits.
-        providers (`list[str]`, *optional*): Execution providers of onnxruntime, the processor by default.
+        folder (`str` or `Path`): Folder written by `jmceln export`.
+        quantized (`bool`): Whether to use the graphs with 8-bit weights.
+        providers (`list[str]`, *optional*): Execution providers of onnxruntime. Defaults to the CPU.
 
     Raises:
-        FileNotFoundError: If the folder holds no such graphs.
+        FileNotFoundError: If the folder does not contain these graphs.
     """
 
     def __init__(self, folder: str | Path, quantized: bool = False, providers: list[str] | None = None):
@@ -51,31 +51,30 @@ class ONNXReferringModel(nn.Module):
 
     @staticmethod
     def can_generate() -> bool:
-        """Asked by every pipeline."""
+        """Every pipeline calls this."""
         return False
 
     def get_image_features(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None = None) -> dict[str, Any]:
         """
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): At the size of the export.
-            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*): All 1.
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Images of the size of the export.
+            pixel_mask (`torch.Tensor` of shape `(batch, height, width)`, *optional*): Must be 1 everywhere.
 
         Returns:
-            What the decoder takes of the image, by the names of its inputs.
+            `dict`: The image features by the names of the inputs of the decoder.
 
         Raises:
-            ValueError: If the size differs from that of the export, or images are padded.
+            ValueError: If the size is not that of the export, or if images are padded.
         """
         if pixel_mask is not None and not pixel_mask.all():
             raise ValueError(
-                "The graphs would read the padding of an image as a part of it: set `keep_aspect_ratio=False` in the"
-                " image processor."
+                "The graphs cannot ignore the padding of images: set `keep_aspect_ratio=False` in the image processor."
             )
         (image,) = self.encoder.get_inputs()
         if list(pixel_values.shape[1:]) != list(image.shape[1:]):
             raise ValueError(
-                f"The graphs take images of shape {tuple(image.shape[1:])}, got {tuple(pixel_values.shape[1:])}:"
-                " give the processor that size, or export the model at the other one."
+                f"The graphs need images of shape {tuple(image.shape[1:])}, got {tuple(pixel_values.shape[1:])}:"
+                " change the size in the processor, or export the model at this size."
             )
         names = [output.name for output in self.encoder.get_outputs()]
         values = self.encoder.run(None, {image.name: pixel_values.float().numpy(force=True)})
@@ -101,7 +100,8 @@ def load_onnx_pipeline(
     folder: str | Path, quantized: bool = False, providers: list[str] | None = None, **kwargs: Any
 ) -> ReferringImageSegmentationPipeline:
     """
-    The pipeline "referring-image-segmentation" on exported graphs: same call, same answers.
+    Loads the pipeline "referring-image-segmentation" with exported graphs. It is called in the same way and returns
+    the same results.
 
     ```python
     >>> pipe = load_onnx_pipeline("runs/export")
@@ -110,7 +110,7 @@ def load_onnx_pipeline(
 
     Args:
         folder, quantized, providers: As in [`ONNXReferringModel`].
-        kwargs: Further arguments of the pipeline, such as `batch_size`.
+        kwargs: Other arguments of the pipeline, such as `batch_size`.
     """
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     model = ONNXReferringModel(folder, quantized, providers)

@@ -1,16 +1,16 @@
-"""Exports a trained model to ONNX and torch.export, in two graphs, and checks that they answer as the model does.
+"""Exports a trained model to ONNX and torch.export, as two graphs, and compares their outputs with the model.
 
     jmceln export --model FOLDER_OR_HUB_ID --output runs/export
     jmceln export --model FOLDER_OR_HUB_ID --output runs/export --int8 --scenes 50
 
-The image encoder runs once an image, the expression decoder once for any number of expressions:
+The image encoder runs once per image, the expression decoder once for any number of expressions:
 
     image_encoder        pixel_values (batch, 3, height, width) -> tokens, pixel_features_0..., upsampling_weights
     expression_decoder   those, input_ids and attention_mask (batch, expressions, length) -> logits, presence_logits
 
-Batch, expressions and length are free (the programs of torch.export want at least two images and expressions: pad with
-zeros); height and width are those of the processor. The graphs lie beside the processor,
-so that `processing.export.onnx_inference.load_onnx_pipeline(FOLDER)` is the whole pipeline.
+Batch, expressions and length can have any size (the programs of torch.export need at least two images and expressions:
+pad with zeros). Height and width are those of the processor, which is saved in the same folder.
+`processing.export.onnx_inference.load_onnx_pipeline(FOLDER)` loads the complete pipeline.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from .graphs import example_inputs, quantize, quiet_exporter, trace, write_graph
 from .onnx_inference import load_onnx_pipeline
 
 
-# The greatest difference of any pixel's probability between the model and what was exported.
+# The largest allowed difference of any probability between the model and the exported graphs.
 TOLERANCE = 1e-3
 
 
@@ -39,26 +39,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="folder or Hub id of a trained JMCELN with its processor")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a JMCELN model with its processor")
     parser.add_argument("--output", type=Path, default=Path("runs/export"), help="folder to write to")
-    parser.add_argument("--int8", action="store_true", help="also write graphs whose weights have 8 bits (for CPUs)")
+    parser.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights (for CPUs)")
     parser.add_argument(
-        "--scenes", type=int, default=0, help="score that many scenes of the synthetic benchmark with every form"
+        "--scenes", type=int, default=0, help="also score all graphs on this many scenes of the synthetic benchmark"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each form is timed")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each graph is timed")
     return parser.parse_args(arguments)
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
     """
-    Writes the graphs, the processor and `export.json`, which holds what is returned.
+    Writes the graphs, the processor and the report `export.json`, and returns the report.
 
     Raises:
-        RuntimeError: If any probability differs from the model's by more than 1e-3.
+        RuntimeError: If any probability differs from that of the model by more than 1e-3.
     """
     from transformers import AutoProcessor
 
-    from .. import ReferringImageSegmentationPipeline  # with it the processor is registered with the Auto classes
+    from .. import ReferringImageSegmentationPipeline  # this also registers the processor with the Auto classes
 
     model = JMCELNModel.from_pretrained(options.model, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(options.model, trust_remote_code=False)
@@ -101,14 +101,14 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     for name in ("torch.export", "onnx"):
         if not differences[name] <= TOLERANCE:
             raise RuntimeError(
-                f"The graphs of {name} differ from the model by {differences[name]:.2e} in probability, more than"
-                f" {TOLERANCE:g}: do not use them. {folder / 'export.json'} has all figures."
+                f"The probabilities of the {name} graphs differ from those of the model by {differences[name]:.2e},"
+                f" more than {TOLERANCE:g}: do not use these graphs. See {folder / 'export.json'} for details."
             )
     return report
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Export, print the report and return it."""
+    """Exports the model, prints the report and returns it."""
     report = export(parse_arguments(arguments))
     print(json.dumps(report, indent=2))
     return report

@@ -1,1 +1,1 @@
-"""Data of one's own: photos, masks and text as people have them, their check, and a fine-tuning in one command."""
+"""Your own data: reads folders of photos, masks and texts, checks them, and fine-tunes a model on them."""

@@ -1,12 +1,13 @@
-"""Show what is understood of a folder of photos, masks and texts, and list what is wrong.
+"""Check a folder of photos, masks and texts, and list the problems in it.
 
     jmceln check-data FOLDER
     jmceln check-data cvat_export --text-field description --sheet sheet.png
 
-FOLDER holds a table (CSV, TSV or JSON lines) with the columns image, mask and expression, or a COCO file whose
-annotations have a text. What is listed as wrong is left out of training. The exit code is 1 if anything is.
+FOLDER contains a table (CSV, TSV or JSON lines) with the columns image, mask and expression, or a COCO file whose
+annotations have texts. Training leaves out everything that is listed as a problem. The exit code is 1 if there are
+problems.
 
-What takes seconds to import is imported inside the functions, so that `--help` and wrong usage answer at once.
+Slow modules are imported inside the functions, so that `--help` and usage errors are fast.
 """
 
 import argparse
@@ -34,10 +35,10 @@ def build_parser() -> CommandParser:
         "--sheet",
         type=Path,
         default=Path("data_check.png"),
-        help="picture to write: images, outlines of masks, expressions (default: %(default)s)",
+        help="image file to write, with images, outlines of masks and expressions (default: %(default)s)",
     )
-    parser.add_argument("--number", type=int, default=24, help="images on the sheet (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="draws other images for the sheet (default: %(default)s)")
+    parser.add_argument("--number", type=int, default=24, help="number of images on the sheet (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for the sheet (default: %(default)s)")
     add_data_options(parser)
     parser.add_argument(
         "--model",
@@ -48,30 +49,30 @@ def build_parser() -> CommandParser:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say how a folder is read, for all commands that read one."""
+    """Adds the options of all commands that read such a folder."""
     parser.add_argument(
         "--text-field",
-        help='for COCO files: field or attribute of an annotation that holds its text, or "category" for the names of'
-        " the labels (default: the first of the usual names that has text)",
+        help='for COCO files: field or attribute of an annotation that contains its text, or "category" for the name'
+        " of its label (default: the first of the usual names that has text)",
     )
-    parser.add_argument("--image-folder", help="where to look for the images first")
+    parser.add_argument("--image-folder", help="first folder to look for images in")
 
 
 def report(folder: "OwnFolder") -> str:
-    """What was understood, in one line."""
+    """Summarizes the data in one line."""
     expressions = sum(len(row["expressions"]) for row in folder.rows)
     masks = sum(len(row["masks"]) for row in folder.rows)
     return f"{folder.path}: {len(folder.rows)} images, {masks} masks, {expressions} expressions"
 
 
 def describe_words(folder: "OwnFolder", model: str) -> list[str]:
-    """How the tokenizer of a model copes with the expressions, a sentence each."""
+    """Describes which words the tokenizer of a model does not know, and which expressions are too long for it."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     from ..training.unknown_words import find_unknown_words
 
-    logging.set_verbosity_error()  # it would warn of the long expressions that are counted here
+    logging.set_verbosity_error()  # hides warnings about the long expressions that are counted here
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     expressions = [expression for row in folder.rows for expression in row["expressions"]]
     sentences = [f"{Path(model).name}: {find_unknown_words(tokenizer, expressions)}"]
@@ -85,7 +86,7 @@ def describe_words(folder: "OwnFolder", model: str) -> list[str]:
 
 
 def draw_sheet(folder: "OwnFolder", number: int, seed: int, path: Path) -> None:
-    """Write a picture of `number` random images, each with one of its expressions and the outline of its mask."""
+    """Writes a sheet of `number` random images, each with one of its expressions and the outline of its mask."""
     import datasets
 
     from ..data.canonical_rows import canonical_features
@@ -97,7 +98,7 @@ def draw_sheet(folder: "OwnFolder", number: int, seed: int, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what was understood, write the sheet, and list what is wrong; then exit with 1."""
+    """Prints a summary, writes the sheet and lists the problems. Exits with 1 if there are any."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.number < 1:

@@ -1,8 +1,8 @@
-"""What the files of a folder say: a text, its image and its mask, each with the place where it stands.
+"""Reads the entries in the files of a folder: texts with their images and masks.
 
-Two forms are read. A table (CSV, TSV or JSON lines) has the columns `image`, `mask` and `expression`. A COCO file has
-annotations with a text of their own: CVAT writes attributes of its labels under `attributes`, `jmceln predict` writes
-`expression`. Label Studio's COCO export has no text per region, so there the names of the labels are the text.
+There are two formats. A table (CSV, TSV or JSON lines) has the columns `image`, `mask` and `expression`. A COCO file
+has annotations with texts: CVAT writes attributes of its labels under `attributes`, `jmceln predict` writes
+`expression`. The COCO export of Label Studio has no text per region, so the names of the labels are used as texts.
 """
 
 import csv
@@ -16,9 +16,9 @@ from typing import Any
 from ..data.canonical_rows import DATA_ERRORS, reason_of
 
 
-# Written in the column of masks, it says that the image does not show what the text names.
+# In the column of masks, it means that the referent of the text is not in the image.
 NO_TARGET = "none"
-# As a `text_field`: the name of an annotation's category.
+# As a `text_field`, it means the name of the category of an annotation.
 CATEGORY = "category"
 COLUMN_NAMES = {
     "image": ("image", "image_path", "file_name", "filename", "photo"),
@@ -36,12 +36,12 @@ class Entry:
     """
     Args:
         place (`str`): File and line, or file and annotation.
-        image (`str`): File name of the image, as it is written.
-        expressions (`tuple[str, ...]`): What means the mask.
-        mask: File name of a mask or [`NO_TARGET`] in tables, polygons or run lengths in COCO files.
-        split (`str`): As the data say; empty where they say nothing.
+        image (`str`): File name of the image, as in the file.
+        expressions (`tuple[str, ...]`): Expressions for the mask.
+        mask: File name of a mask or [`NO_TARGET`] in tables, polygons or RLE in COCO files.
+        split (`str`): Split of the image; empty if the data has none.
         is_file (`bool`): Whether `mask` is a file name.
-        merges (`bool`): Whether further masks for the same text in the same image are parts of the same target.
+        merges (`bool`): Whether more masks for the same text and image are parts of the same target.
     """
 
     place: str
@@ -56,12 +56,12 @@ class Entry:
 @dataclass
 class AnnotationFile:
     """
-    The entries of one file, and what is wrong in it, each with its place.
+    The entries of one file, and the problems in it with their places.
 
     Args:
         path (`Path`): The file.
         root (`Path`): The folder of the data.
-        image_folders (`list[Path]`): Where images may be, in this order.
+        image_folders (`list[Path]`): Folders to look for images in, in this order.
     """
 
     path: Path
@@ -73,8 +73,8 @@ class AnnotationFile:
 
 def annotation_files(path: str | Path) -> list[Path]:
     """
-    The files with texts in a folder of one's own data, in its folder `annotations` (as CVAT writes it), or the file
-    itself; none where it is neither.
+    Returns the files with texts in a folder and in its subfolder `annotations` (as written by CVAT). For the path of
+    such a file, returns the file itself.
     """
     path = Path(path)
     if path.is_file():
@@ -87,15 +87,15 @@ def annotation_files(path: str | Path) -> list[Path]:
 
 def read_annotation_file(path: Path, text_field: str | None = None) -> AnnotationFile:
     """
-    Read a table or a COCO file.
+    Reads a table or a COCO file.
 
     Args:
         path (`Path`): One of [`annotation_files`].
-        text_field (`str`, *optional*): For COCO files, the field or attribute of an annotation that holds its text, or
-            `"category"` for the name of its category. The first one of `TEXT_FIELDS` if left out.
+        text_field (`str`, *optional*): For COCO files, the field or attribute of an annotation that contains its text,
+            or `"category"` for the name of its category. Defaults to the first of `TEXT_FIELDS` that has text.
 
     Raises:
-        ValueError: if a COCO file has no text.
+        ValueError: If a COCO file has no text.
     """
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     read = AnnotationFile(path, root, [root, root / "images"])
@@ -138,7 +138,7 @@ def _delimiter(header: str) -> str:
 
 
 def _columns(names: Iterable[str]) -> dict[str, str]:
-    """Name in the file of each column that there is."""
+    """Returns the name in the file of each known column."""
     by_name = {str(name).strip().lower(): name for name in reversed(list(names))}
     found = {}
     for column, aliases in COLUMN_NAMES.items():
@@ -158,7 +158,7 @@ def _read_table(read: AnnotationFile) -> None:
 
 
 def _table_rows(read: AnnotationFile) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Lines that are readable, with their numbers; the others become problems."""
+    """Yields the readable lines with their numbers. Other lines become problems."""
     raw = read.path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -206,7 +206,7 @@ def _file_name(row: Mapping[str, Any], column: str) -> str:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """Texts without spaces around them; an empty one stays, and is found wrong later."""
+    """Returns stripped texts. Empty texts are kept, and reported later."""
     texts = [value] if value is None or isinstance(value, str) else value
     if not isinstance(texts, Sequence) or not all(text is None or isinstance(text, str) for text in texts):
         raise ValueError(f"the expression must be text, got {value!r:.60}")
@@ -219,7 +219,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _read_coco(read: AnnotationFile, text_field: str | None) -> None:
     content = json.loads(read.path.read_text("utf-8-sig"))
     subset = read.path.stem.removeprefix("instances_")
-    # CVAT puts the images of a subset into a folder of its name.
+    # CVAT puts the images of a subset into a folder with its name.
     read.image_folders.append(read.root / "images" / subset)
     split = subset if subset in ("train", "val", "validation", "test") else ""
     images = {image.get("id"): image for image in content["images"] if isinstance(image, dict)}
@@ -259,7 +259,7 @@ def _read_coco(read: AnnotationFile, text_field: str | None) -> None:
 
 
 def _fields(annotation: Mapping[str, Any]) -> dict[str, Any]:
-    """What an annotation says of itself, its attributes among it."""
+    """Returns the fields and attributes of an annotation."""
     attributes = annotation.get("attributes")
     return {**(attributes if isinstance(attributes, dict) else {}), **annotation}
 

@@ -3,11 +3,11 @@
     jmceln fine-tune FOLDER
     jmceln fine-tune FOLDER --output-dir runs/mine --lora 8 --learning_rate 5e-4
 
-FOLDER is what `jmceln check-data FOLDER` understands. A fifth of the photos is held out: training stops when these get
-no better, and the pictures and scores before and after are of these. All other options are those of `jmceln train`,
-and processing/own_data/fine_tune.yaml has their defaults.
+FOLDER has the format that `jmceln check-data FOLDER` checks. A fifth of the photos is held out: training stops when
+their score no longer improves, and the scores and examples before and after are of these photos. All other options are
+those of `jmceln train`, with defaults from processing/own_data/fine_tune.yaml.
 
-What takes seconds to import is imported inside the functions, so that `--help` and wrong usage answer at once.
+Slow modules are imported inside the functions, so that `--help` and usage errors are fast.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _TILE_SIDE, _COLUMNS = 200, 2
 
 
 def build_parser() -> argparse.ArgumentParser:
-    # Further options go on to the training, which answers those that it does not know with the nearest one.
+    # All other options are passed on to the training, which suggests the nearest one for an unknown option.
     parser = argparse.ArgumentParser(
         prog="jmceln fine-tune",
         description=__doc__,
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", help="folder, table or COCO file")
     parser.add_argument(
         "--model",
-        help="folder or Hub id of the model to begin from (default: the one in checkpoints/ of this project)",
+        help="folder or Hub id of the model to fine-tune (default: the one in checkpoints/ of this project)",
     )
     parser.add_argument(
         "--output-dir",
@@ -56,24 +56,26 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="RANK",
-        help="learn adapters of this rank in place of the encoders' matrices (needs the extra `peft`)",
+        help="train adapters of this rank instead of the matrices of the encoders (needs the extra `peft`)",
     )
     parser.add_argument(
         "--validation-share",
         type=float,
         default=0.2,
-        help="share of the photos to hold out, where the data name no splits (default: %(default)s)",
+        help="share of the photos to hold out, if the data has no splits (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="draws what is held out (default: %(default)s)")
     parser.add_argument(
-        "--number", type=int, default=12, help="expressions in the picture of before and after (default: %(default)s)"
+        "--seed", type=int, default=0, help="random seed of the held-out photos (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--number", type=int, default=12, help="number of expressions on the sheet (default: %(default)s)"
     )
     add_data_options(parser)
     return parser
 
 
 def training_arguments(options: argparse.Namespace) -> list[str]:
-    """The arguments for `jmceln train`."""
+    """Returns the arguments for `jmceln train`."""
     source = {
         "name": options.folder,
         "text_field": options.text_field,
@@ -86,14 +88,14 @@ def training_arguments(options: argparse.Namespace) -> list[str]:
     arguments += ["--train_data", json.dumps([{**source, "split": "train"}])]
     arguments += ["--eval_data", json.dumps({"val": {**source, "split": "val"}})]
     if options.lora:
-        # An adapter begins with zero and wants the learning rate of new parts.
+        # Adapters start at zero and need the learning rate of new parts.
         arguments += ["--lora_rank", str(options.lora)]
         arguments += ["--backbone_learning_rate_scale", "1", "--text_learning_rate_scale", "1"]
     return arguments
 
 
 def ask_model(model: str, rows: Sequence[Mapping[str, Any]]) -> "list[list[Answer]]":
-    """What the model in a folder answers to each expression of each row."""
+    """Returns the answers of the model in a folder to each expression of each row."""
     from ..evaluation.answers import ask_all
     from ..predict import load_pipeline
 
@@ -102,7 +104,7 @@ def ask_model(model: str, rows: Sequence[Mapping[str, Any]]) -> "list[list[Answe
 
 
 def describe_scores(answers: "Sequence[Sequence[Answer]]") -> str:
-    """The scores of all expressions of the held-out photos, in words."""
+    """Formats the scores over all expressions of the held-out photos."""
     from ..evaluation import ReferringSegmentationMetric
 
     metric = ReferringSegmentationMetric()
@@ -119,7 +121,7 @@ def draw_before_after(
     number: int,
     seed: int = 0,
 ) -> "Image.Image":
-    """Random expressions of the held-out photos, each as the photo, the answer before and the answer after."""
+    """Draws random expressions of the held-out photos: the photo, the answer before and the answer after."""
     from PIL import ImageOps
 
     from ..evaluation.answers import grid, mark, with_caption
@@ -136,12 +138,12 @@ def draw_before_after(
         caption = f"{rows[row]['expressions'][index]}: IoU {answers[0].iou():.2f} before, {answers[1].iou():.2f} after"
         tiles.append(with_caption(grid(pictures, len(pictures)), [(caption, "black")]))
     sheet = grid(tiles, _COLUMNS)
-    title = "Held-out photos, expressions drawn at random: the photo, before, after."
+    title = "Random expressions of held-out photos: the photo, before, after."
     return with_caption(ImageOps.expand(sheet, border=8, fill="white"), [(title, "black"), *MASK_COLORS.items()])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, write the model and the picture, and print the scores; exits with 1 and a line of what is wrong."""
+    """Trains, writes the model and the sheet, and prints the scores. Errors are one line, with exit code 1."""
     parser = build_parser()
     options, others = parser.parse_known_args(arguments)
     options.model = model_or_exit(parser, options.model)

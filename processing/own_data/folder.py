@@ -1,4 +1,4 @@
-"""Canonical rows from a folder of one's own data, and a list of all that is wrong in it."""
+"""Reads a folder of your own data as canonical rows, with a list of the problems in it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ VALIDATION_SHARE = 0.2
 
 class OwnFolder:
     """
-    A folder (or file) of one's own data, read and checked.
+    A folder (or file) of your own data, read and checked.
 
     Args:
         path (`str` or `Path`):
@@ -38,15 +38,15 @@ class OwnFolder:
         text_field (`str`, *optional*):
             See [`~processing.own_data.entries.read_annotation_file`].
         image_folder (`str` or `Path`, *optional*):
-            Where to look for the images first.
+            First folder to look for images in.
 
     Attributes:
-        rows (`list[dict]`): Canonical rows, images as undecoded cells; `split` is empty where the data name none.
-        problems (`list[tuple[str, str]]`): What is wrong, each with its place. It is in no row.
-        num_entries (`int`): Lines and annotations that were read.
+        rows (`list[dict]`): Canonical rows with undecoded images; `split` is empty if the data has no splits.
+        problems (`list[tuple[str, str]]`): Place and reason of each problem. These entries are in no row.
+        num_entries (`int`): Number of lines and annotations.
 
     Raises:
-        ValueError: if there is no such file, or a COCO file has no text.
+        ValueError: If there is no such file, or if a COCO file has no text.
     """
 
     def __init__(self, path: str | Path, text_field: str | None = None, image_folder: str | Path | None = None):
@@ -85,19 +85,18 @@ class OwnFolder:
 
     def split(self, name: str, validation_share: float = VALIDATION_SHARE, seed: int = 0) -> list[dict[str, Any]]:
         """
-        Rows of one split.
+        Returns the rows of one split.
 
-        Where the data name splits, it is theirs. Otherwise photos are drawn for `val` by their content, so that copies
-        of a photo are never on both sides, and adding photos moves few of the others.
+        If the data has no splits, images are selected for `val` by a hash of their content, so that copies of an image
+        are in the same split, and new images change the split of only a few others.
 
         Args:
-            name (`str`): `train`, `val` or, where the data name splits, one of them.
-            validation_share (`float`, *optional*, defaults to 0.2): Share of the photos that become `val`, at least
-                one.
-            seed (`int`, *optional*, defaults to 0): Draws another split.
+            name (`str`): `train`, `val` or, if the data has splits, one of them.
+            validation_share (`float`, *optional*, defaults to 0.2): Share of the images in `val`, at least one image.
+            seed (`int`, *optional*, defaults to 0): Random seed of the split.
 
         Raises:
-            ValueError: if the split has no row, with the splits that there are.
+            ValueError: If the split has no row.
         """
         if any(row["split"] for row in self.rows):
             splits = {id(row): row["split"] or "train" for row in self.rows}
@@ -124,7 +123,7 @@ def load_own_folder(
     **unused: Any,
 ) -> "datasets.Dataset | datasets.IterableDataset":
     """
-    Canonical rows of one's own data. Arguments and errors as in
+    Loads the canonical rows of your own data. For arguments and errors, see
     [`~processing.data.referring_datasets.load_referring_dataset`].
     """
     given = sorted(name for name, value in unused.items() if value is not None)
@@ -148,12 +147,12 @@ def load_own_folder(
 
 
 def is_own_folder(path: str | Path) -> bool:
-    """Whether a folder or a file is read by [`load_own_folder`]."""
+    """Whether [`load_own_folder`] can read a folder or a file."""
     return bool(annotation_files(path))
 
 
 class _OwnImage:
-    """One image with what its entries say."""
+    """One image with its texts and masks."""
 
     def __init__(self, path: Path, name: str):
         self.cell = {"bytes": None, "path": str(path)}
@@ -170,10 +169,10 @@ class _OwnImage:
 
     def add(self, entry: Entry, read: AnnotationFile) -> list[str]:
         """
-        Take an entry, and return what is wrong with some of its texts.
+        Adds an entry and returns the problems with its texts.
 
         Raises:
-            DATA_ERRORS: if nothing of it can be used.
+            DATA_ERRORS: If nothing in the entry can be used.
         """
         if self._size is None or self._reason:
             raise ValueError(f"{self.name}: {self._reason}")
@@ -196,7 +195,7 @@ class _OwnImage:
         return problems
 
     def row(self, dataset: str) -> dict[str, Any]:
-        """The canonical row: texts for the same mask are expressions of one referent."""
+        """Returns the canonical row. Texts for the same mask are expressions of one referent."""
         of_mask: dict[str, list[_Text]] = {}
         for text in self.texts.values():
             of_mask.setdefault(text.mask["counts"], []).append(text)
@@ -244,12 +243,12 @@ def _checked(mask: RunLengthMask, size: tuple[int, int]) -> RunLengthMask:
 
 def _find_file(name: str, folders: list[Path]) -> Path:
     """
-    Path of a file by its name in the data, which cannot lead out of the folders.
+    Finds a file by its name in the data, which must not lead out of the folders.
 
-    Exports name their own folders (`/data/upload/1/a.jpg`), so the last part of a name is looked for as well.
+    Exported names can contain other folders (`/data/upload/1/a.jpg`), so the last part of the name is tried as well.
 
     Raises:
-        ValueError: if it is in no folder.
+        ValueError: If the file is in none of the folders.
     """
     written = PurePosixPath(name.replace("\\", "/"))
     leads_out = written.is_absolute() or Path(name).is_absolute() or ".." in written.parts or "\0" in name

@@ -1,1 +1,1 @@
-"""Predictions for many images: what to read, and in which forms to write what was found."""
+"""Predictions for many images: reading the requests, and writing the results in several formats."""

@@ -1,4 +1,4 @@
-"""Segments many photos into a folder: what is done is not done again, and what is broken is named and passed over."""
+"""Writes predictions for many images to a folder. Finished images are not repeated, unreadable ones are skipped."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ FORMATS = ("masks", "cut-outs", "probabilities", "overlays", "polygons")
 PREDICTIONS = "predictions.jsonl"
 SETTINGS = "settings.json"
 ANNOTATIONS = "annotations.json"
-# More at a time are slower on a CPU and take more memory.
+# A higher number is slower on a CPU and takes more memory.
 EXPRESSIONS_PER_CALL = 8
 
 
@@ -44,29 +44,31 @@ def predict_into_folder(
     model_name: str = "",
 ) -> Counts:
     """
+    Writes predictions for many images to a folder.
+
     Args:
-        segmenter ([`Segmenter`]): The model to ask.
-        requests (`Iterable` of [`Request`]): What to ask.
-        folder (`Path`): Gets `predictions.jsonl`, one line per photo with the masks as COCO RLE, and what `formats`
-            ask for. A second run with the same settings goes on where the first one stopped.
-        formats (`Sequence` of `str`): Of `FORMATS`. "masks" and "cut-outs" are PNG files, "probabilities" `.npy` files
-            of `float16` (height, width), "overlays" the photo with all masks, "polygons" one `annotations.json` of all
-            photos in the form of COCO, where masks with holes are RLE.
+        segmenter ([`Segmenter`]): The model with its processor.
+        requests (`Iterable` of [`Request`]): Images and expressions.
+        folder (`Path`): Output folder. It gets `predictions.jsonl`, one line per image with the masks as COCO RLE, and
+            files in the other `formats`. If a run is interrupted, the next run with the same settings continues it.
+        formats (`Sequence` of `str`): Names in `FORMATS`. "masks" and "cut-outs" are PNG files, "probabilities" `.npy`
+            files of `float16` (height, width), "overlays" images with all masks, "polygons" one `annotations.json` of
+            all images in the format of COCO, in which masks with holes are RLE.
         threshold, mask_threshold (`float`): See [`JMCELNImageProcessor.post_process_referring_segmentation`].
-        model_name (`str`): Kept in the settings, so that two models do not share a folder.
+        model_name (`str`): Saved in the settings, so that two models cannot write to the same folder.
 
     Returns:
-        [`Counts`]: of photos. Each that failed was named on standard error.
+        [`Counts`]: Numbers of images. Those that failed are listed on standard error.
 
     Raises:
-        ValueError: If the folder holds predictions of other settings.
+        ValueError: If the folder contains predictions with other settings.
     """
     settings = {"model": model_name, "threshold": threshold, "mask_threshold": mask_threshold, "formats": [*formats]}
     _check_settings(folder, settings)
     done = {_key(entry["image"], entry["expressions"]) for entry in _read(folder)}
     counts = Counts()
     with (folder / PREDICTIONS).open("a", encoding="utf-8") as journal:
-        # Silent where nobody looks: in a file or a pipe.
+        # `disable=None` hides the progress bar if standard error is not a terminal.
         for request in tqdm(requests, unit=" photos", disable=None):
             if isinstance(request, UnusableRequest):
                 counts.failed += 1
@@ -90,7 +92,7 @@ def predict_into_folder(
                 "size": [photo.image.height, photo.image.width],
                 "results": pictures.run_lengths(results),
             }
-            # Last, so that a photo whose line is there is whole.
+            # The line is written last, so that all other files of its image exist.
             journal.write(json.dumps(entry) + "\n")
             journal.flush()
             done.add(key)
@@ -101,7 +103,7 @@ def predict_into_folder(
 
 
 def coco_annotations(entries: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The lines of `predictions.jsonl` in the form of COCO: an annotation per expression that was found."""
+    """Converts the lines of `predictions.jsonl` to the format of COCO, with one annotation per non-empty mask."""
     images, annotations = [], []
     for image_id, entry in enumerate(entries, start=1):
         height, width = entry["size"]
@@ -171,14 +173,14 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
         other = [name for name in settings if found.get(name) != settings[name]]
         if other:
             raise ValueError(
-                f"{str(folder)!r} holds predictions with another {other[0]} ({found.get(other[0])!r}, now "
-                f"{settings[other[0]]!r}); name another folder"
+                f"{str(folder)!r} contains predictions with another {other[0]} ({found.get(other[0])!r}, now "
+                f"{settings[other[0]]!r}): choose another folder"
             )
     path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of an earlier run; a last line that a kill cut off is dropped from the file."""
+    """Returns the lines of an earlier run. Removes an incomplete last line from the file."""
     path = folder / PREDICTIONS
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Masks as polygons of COCO."""
+"""Conversion of masks to COCO polygons."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ import numpy as np
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
     """
-    Outlines along the edges of the pixels, so that nothing of the mask is lost.
+    Converts a mask to exact polygons along the edges of its pixels.
 
     Args:
-        mask (`np.ndarray` of shape `(height, width)`): Boolean.
+        mask (`np.ndarray` of shape `(height, width)`): Booleans.
 
     Returns:
         `list`: one flat polygon `[x1, y1, x2, y2, ...]` per part, in pixels from the upper left corner. `None` for a
-        mask with holes, which polygons of COCO cannot say.
+        mask with holes, which COCO polygons cannot represent.
     """
     polygons = []
     for points in _loops(mask):
@@ -29,7 +29,7 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]] | None:
 
 
 def _loops(mask: np.ndarray) -> Iterator[list[tuple[int, int]]]:
-    """Closed walks along the edges between the mask and the rest, with the mask on the right hand."""
+    """Yields closed paths along the edges of the mask, with the mask on the right-hand side."""
     padded = np.pad(mask, 1)
     inside, starts = padded[1:-1, 1:-1], {}
     sides = (  # where the neighbor is outside: first and last corner of the edge, from the pixel's upper left corner
@@ -47,7 +47,7 @@ def _loops(mask: np.ndarray) -> Iterator[list[tuple[int, int]]]:
         while point in starts:
             loop.append(point)
             ways = starts[point]
-            # Where two pixels touch at a corner, a turn to the right stays at the pixel.
+            # If two pixels touch at a corner, turning right stays at the same pixel.
             right = None if direction is None else (point[0] - direction[1], point[1] + direction[0])
             following = ways.pop(ways.index(right) if right in ways else 0)
             if not ways:

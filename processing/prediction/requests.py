@@ -1,5 +1,4 @@
-"""What to segment: photos, folders, patterns, frames of videos, JSON lines of a file or of standard input, as one
-stream of requests."""
+"""Reads images and expressions from files, folders, patterns, videos, JSON lines or standard input as a stream."""
 
 import glob
 import json
@@ -21,11 +20,13 @@ STANDARD_INPUT = "-"
 @dataclass(frozen=True)
 class Request:
     """
+    An image with its expressions.
+
     Args:
-        image (`str`): Path or URL. For a frame of a video, its path with the number of the frame.
-        expressions (`tuple[str, ...]`): What to find.
-        pixels (`np.ndarray`, *optional*): The image, if it was read already: RGB of shape `(height, width, 3)`.
-        stem (`str`, *optional*): What names of files begin with. By default that of `image`.
+        image (`str`): Path or URL. For a frame of a video, the path of the video with the number of the frame.
+        expressions (`tuple[str, ...]`): Expressions for the image.
+        pixels (`np.ndarray`, *optional*): The image, if it is already loaded: RGB of shape `(height, width, 3)`.
+        stem (`str`, *optional*): Prefix of the names of output files. Defaults to the stem of `image`.
     """
 
     image: str
@@ -40,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True)
 class UnusableRequest:
-    """A line or a video that cannot be read: what it is, and why."""
+    """A line or a video that cannot be read, and the reason."""
 
     place: str
     reason: str
@@ -50,19 +51,21 @@ def read_requests(
     sources: Sequence[str], expressions: Sequence[str], frame_step: int = 1
 ) -> Iterator[Request | UnusableRequest]:
     """
+    Reads requests from one or more sources.
+
     Args:
-        sources: each is the path or URL of a photo, a video (its frames), a folder (its photos and videos in the order
-            of their numbers, as frames are), a pattern such as `photos/*.jpg`, a `.jsonl` file, or `-` for JSON lines
-            from standard input. A line is `{"image": PATH, "expressions": [...]}`; a single one may stand under
-            `"text"`, and without any the line takes `expressions`. Paths are relative to the file.
-        expressions: asked of every photo that brings none of its own.
-        frame_step: of a video every frame whose number is a multiple of it, counted from 0.
+        sources: Each is the path or URL of an image, a video (all its frames), a folder (its images and videos, sorted
+            by their numbers), a pattern such as `photos/*.jpg`, a `.jsonl` file, or `-` for JSON lines from standard
+            input. A line is `{"image": PATH, "expressions": [...]}`, or has a single expression under `"text"`. Paths
+            are relative to the `.jsonl` file.
+        expressions: Expressions for every image that has none of its own.
+        frame_step: Only frames of a video whose number is a multiple of this step are read, counted from 0.
 
     Returns:
-        An iterator. A line that is no request, or a video that cannot be read to its end, does not stop it.
+        An iterator. Invalid lines and videos that cannot be read to the end are yielded as [`UnusableRequest`].
 
     Raises:
-        ValueError: a source that names nothing, or a photo without an expression.
+        ValueError: If a source has no images, or if an image has no expression.
     """
     for source in sources:
         if source == STANDARD_INPUT:

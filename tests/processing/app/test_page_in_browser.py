@@ -178,7 +178,7 @@ def test_an_example_runs_with_one_click_and_shows_the_cascade(page: Any) -> None
     ("content", "text", "said"),
     [
         (None, "the star", "Choose a photo first"),
-        ("a scene", " ", "Say what to look for"),
+        ("a scene", " ", "Say what to find"),
         ("a scene", "\n".join("abcdefgh"), "8 expressions"),
         (b"this is no picture", "the star", "Cannot read the image 'notes.png'"),
     ],

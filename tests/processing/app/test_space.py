@@ -75,7 +75,7 @@ def test_what_cannot_be_written_is_said_in_one_line(
     (tmp_path / "mine.txt").touch()
     for arguments, said in (
         (["--model", str(model), "--write-space", str(tmp_path)], "not empty"),
-        (["--model", "no/such-model", "--write-space", str(tmp_path / "new")], "no folder of a model"),
+        (["--model", "no/such-model", "--write-space", str(tmp_path / "new")], "not the folder of a model"),
     ):
         with pytest.raises(SystemExit) as stop:
             run.main(arguments)

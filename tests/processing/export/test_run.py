@@ -90,7 +90,7 @@ def test_pipeline_on_graphs_answers_as_on_the_model(checkpoint: Path, exported: 
 
 
 def test_another_size_is_refused(exported: Path) -> None:
-    with pytest.raises(ValueError, match=r"take images of shape \(3, 64, 64\), got \(3, 32, 64\)"):
+    with pytest.raises(ValueError, match=r"need images of shape \(3, 64, 64\), got \(3, 32, 64\)"):
         ONNXReferringModel(exported).get_image_features(torch.zeros(1, 3, 32, 64))
 
 
@@ -138,6 +138,6 @@ def test_the_script_fails_on_a_wrong_export(checkpoint: Path, tmp_path: Path, mo
     )
     monkeypatch.setattr(export, "run_programs", lambda *_: None)
     monkeypatch.setattr(export, "largest_difference", lambda *_: 0.01)
-    with pytest.raises(RuntimeError, match="differ from the model by 1"):
+    with pytest.raises(RuntimeError, match="differ from those of the model by 1"):
         export.main(["--model", str(checkpoint), "--output", str(tmp_path), "--rounds", "1"])
     assert json.loads((tmp_path / "export.json").read_text())["largest_difference"]["onnx"] == 0.01
