@@ -1,18 +1,18 @@
-"""What LCE and PAN are worth: trains and measures variants of equal size on the synthetic benchmark.
+"""Measure the effect of LCE and PAN: train and score variants of equal size on the synthetic benchmark.
 
     python benchmarks/ablation.py                                # all of benchmarks/ablation.yaml, then the report
     python benchmarks/ablation.py --seeds 0 --max_steps 200 --output-dir runs/ablation_look    # a short look
-    python benchmarks/ablation.py --report-only --document       # tables, plot and docs/results.md from what there is
+    python benchmarks/ablation.py --report-only --document       # tables, plot and docs/results.md of finished runs
 
-Every variant is trained by `jmceln train` from the same weights on the same data in the same order, once a seed. A
-finished run is kept as JSON and not repeated; a run that was killed goes on from its newest checkpoint. All variants
-run with the first seed, then with the second, so that there is something to compare early, and each run writes the
-report anew. With `--document`, finished runs are kept in docs/ablation.json too, and taken from there on another
-machine, as long as settings, code of model and scenes, and the weights that they begin from are the same.
+Every variant is trained with `jmceln train` from the same weights on the same data in the same order, once per seed.
+The results of finished runs are saved as JSON and not repeated; an interrupted run resumes from its newest checkpoint.
+All variants run with the first seed before the second, so that they can be compared early, and each run updates the
+report. With `--document`, finished runs are also saved in docs/ablation.json. On another machine, they are not
+repeated if the settings, the code of the model and the scenes, and the initial weights are the same.
 
-A small model keeps one core busy, not several: start the command once a core, each with other `--seeds` or variants
-(`--only`) and OMP_NUM_THREADS=1, and write the report at the end with `--report-only`. That one also reports
-documented runs of the same settings on the same scenes whose model had other code, and says so.
+A small model uses only one core: start the command once per core, each with other `--seeds` or variants (`--only`) and
+OMP_NUM_THREADS=1, and write the report at the end with `--report-only`. This report also includes documented runs with
+the same settings and scenes whose model code was different, and says so.
 """
 
 import argparse
@@ -52,20 +52,20 @@ def parse_settings(arguments: Sequence[str] | None = None) -> tuple[argparse.Nam
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Further arguments go on to jmceln train, for example --max_steps 3000.",
+        epilog="All other arguments are passed on to jmceln train, for example --max_steps 3000.",
     )
     parser.add_argument("--plan", type=Path, default=Path("benchmarks/ablation.yaml"), help="default: %(default)s")
-    parser.add_argument("--output-dir", type=Path, help="default: that of the plan")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the plan")
+    parser.add_argument("--output-dir", type=Path, help="default: as in the plan")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: as in the plan")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="variants to run (default: all, and the sweeps)")
-    parser.add_argument("--test-images", type=int, help="default: that of the plan")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what is finished")
+    parser.add_argument("--test-images", type=int, help="default: as in the plan")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, only report finished runs")
     parser.add_argument("--document", action="store_true", help="also write docs/results.md and its plot")
     return parser.parse_known_args(arguments)
 
 
 def load_plan(path: Path) -> dict[str, Any]:
-    """The plan with its sweeps written out as variants, whose names `swept` lists."""
+    """Loads the plan and adds its sweeps as variants, whose names are in `swept`."""
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     swept = {
         f"{field} = {value}": {field: value} for field, values in plan.get("sweeps", {}).items() for value in values
@@ -80,7 +80,7 @@ def run_name(variant: str, seed: int) -> str:
 
 
 def digest_of_scenes(train_data: Sequence[Mapping[str, Any]], test: Mapping[str, Any]) -> str:
-    """Digest of the first scenes to train on and to test on: of what the code makes, not of how it is written."""
+    """Digest of the first training and test scenes, which depends on the data and not on the text of the code."""
     digest = hashlib.sha256()
     for data in (*train_data, {"split": test["split"], "image_size": test["image_size"]}):
         options = {name: value for name, value in data.items() if name not in ("name", "size")}
@@ -92,7 +92,7 @@ def digest_of_scenes(train_data: Sequence[Mapping[str, Any]], test: Mapping[str,
 
 
 def digest_of_files(paths: Iterable[Path]) -> str | None:
-    """Digest of the content of files; `None` for no file."""
+    """Digest of the contents of files, or `None` without files."""
     contents = [path.read_bytes() for path in paths]
     return hashlib.sha256(b"".join(contents)).hexdigest() if contents else None
 
@@ -100,7 +100,7 @@ def digest_of_files(paths: Iterable[Path]) -> str | None:
 def describe_run(
     variant: str, seed: int, plan: Mapping[str, Any], training_arguments: Sequence[str]
 ) -> dict[str, Any]:
-    """The settings of a run, and digests of all else that its figures depend on, as `made_with`."""
+    """Returns the settings of a run and, as `made_with`, digests of everything else that its scores depend on."""
     settings = {
         "variant": variant,
         "seed": seed,
@@ -117,18 +117,18 @@ def describe_run(
         "model": digest_of_files(sorted(Path(modeling_jmceln.__file__).parent.glob("*.py"))),
         "weights": digest_of_files(path for path in weights if path.is_file()),
     }
-    # As it is read again, so that the two compare equal.
+    # Through JSON, so that it is equal to what is read from a file.
     return json.loads(json.dumps({**settings, "made_with": made_with}))
 
 
 def folder_name(run: Mapping[str, Any]) -> str:
-    """Where a run is trained: a name for people, and a digest of all that is described."""
+    """Returns the folder name of a run: a readable name and a digest of its description."""
     digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
     return f"{run_name(run['variant'], run['seed'])}-{digest[:8]}"
 
 
 def differences(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    """In what a finished run is not the one described; `made_with.weights` is `"unknown"` where it was not kept."""
+    """Lists the differences between a finished run and a description. `made_with.weights` may be `"unknown"`."""
     then, now = ({key: value for key, value in one.items() if key in run} for one in (result, run))
     found = []
     for key in run:
@@ -144,11 +144,11 @@ def read_finished(
     run: Mapping[str, Any], output_dir: Path, documented: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """
-    The result of a run that is finished, here or among those `documented`, and in what it differs from the run
-    described; `None` where there is none of its name.
+    Returns the result of a finished run, here or among those `documented`, and its differences from the description.
+    The result is `None` if there is no run of this name.
 
     Raises:
-        ValueError: if a run of this name that was finished here is not the one described.
+        ValueError: If a run of this name that was finished here differs from the description.
     """
     path = output_dir / f"{run_name(run['variant'], run['seed'])}.json"
     if path.is_file():
@@ -166,7 +166,7 @@ def read_finished(
 
 
 def train_and_measure(run: Mapping[str, Any], run_file: str, scenes: Sequence[LabeledScene], output_dir: Path) -> None:
-    """Leaves the result of a run as JSON in `output_dir`; one that was killed goes on."""
+    """Runs or resumes a training, and writes its result as JSON to `output_dir`."""
     name = run_name(run["variant"], run["seed"])
     folder = output_dir / folder_name(run)
     fields = [
@@ -180,16 +180,16 @@ def train_and_measure(run: Mapping[str, Any], run_file: str, scenes: Sequence[La
     temporary = output_dir / f"{name}.part"
     temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
     temporary.replace(output_dir / f"{name}.json")
-    # What is needed of the folder is the model: its checkpoints are three times as large.
+    # Only the model is needed; its checkpoints are three times as large.
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 
 
 def measure(variant: str, folder: Path, scenes: Sequence[LabeledScene]) -> dict[str, Any]:
-    """The size of a trained model and its figures."""
+    """Returns the size of a trained model and its scores."""
     model = JMCELNModel.from_pretrained(folder)
     processor = JMCELNProcessor.from_pretrained(folder)
-    # Controls say whether a model reads at all; each takes as long as all else.
+    # Controls show whether a model uses the words at all; each takes as long as all expressions.
     controls = tuple(CONTROLS) if variant == FULL_MODEL else ()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     output_dir.mkdir(parents=True, exist_ok=True)
     unknown = set(settings.only or ()) - set(plan["variants"])
     if unknown:
-        raise ValueError(f"There are no variants {sorted(unknown)}; there are {list(plan['variants'])}.")
+        raise ValueError(f"There are no variants {sorted(unknown)}: choose from {list(plan['variants'])}.")
     test = plan["test"]
     scenes = [
         labeled_scene(test["split"], index, image_size=test["image_size"])
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         report["runs"], report["differences"], refused = [], {}, set()
         for run in runs.values():
             result, found = read_finished(run, output_dir, documented)
-            # Reported, not repeated, are runs whose settings and scenes are the same; the report says what is not.
+            # Runs with the same settings and scenes are reported and not repeated. The report lists other differences.
             is_reported = settings.report_only and set(found) <= set(REPORTED_DIFFERENCES)
             if result is not None and (is_reported or not found):
                 report["runs"].append(result)

@@ -1,10 +1,10 @@
-"""What the maps of a trained model still show of the objects: linear probes of their attributes, map by map.
+"""Probe the feature maps of a trained model for the attributes of objects, with linear probes per map.
 
     python benchmarks/attribute_probe.py --model checkpoints/jmceln-shapes               # prints the table
     python benchmarks/attribute_probe.py --model checkpoints/jmceln-shapes --document    # into docs/results.md
 
-"The star with the color of the ring" needs the ring's color, which no word names. A probe is fitted on objects of
-the split `validation` and scored on objects of the split `test`, while the model reads expressions that compare.
+"The star with the color of the ring" needs the color of the ring, which the expression does not name. A probe is
+fitted on objects of the split `validation` and scored on objects of the split `test`, with expressions that compare.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PAGE = Path("docs/results.md")
 
 @torch.no_grad()
 def maps_of(model: JMCELNModel, processor: Any, scene: LabeledScene) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and `(height, width, channels)` of each map while the model reads the scene's first expression."""
+    """Yields the name and the values `(height, width, channels)` of each map for the first expression of the scene."""
     inputs = processor(images=scene.image, text=scene.expressions[0].text, return_tensors="pt")
     output = model(**inputs, output_hidden_states=True)
     pixel_features = output.image_features.pixel_features
@@ -50,7 +50,7 @@ def maps_of(model: JMCELNModel, processor: Any, scene: LabeledScene) -> Iterator
 def object_features(
     model: JMCELNModel, processor: Any, scenes: Sequence[LabeledScene]
 ) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
-    """Mean of each map over each visible object, `(objects, channels)`, and the attributes of the objects."""
+    """Returns the mean of each map over each visible object, `(objects, channels)`, and the attributes."""
     features: dict[str, list[torch.Tensor]] = defaultdict(list)
     attributes: dict[str, list[str]] = defaultdict(list)
     for scene in tqdm(scenes, desc="objects", unit="scene", leave=False):
@@ -70,7 +70,7 @@ def object_features(
 def probe(
     features: torch.Tensor, labels: Sequence[str], test_features: torch.Tensor, test_labels: Sequence[str]
 ) -> float:
-    """Share of the test labels that multinomial logistic regression on standardized features names."""
+    """Returns the test accuracy of multinomial logistic regression on standardized features."""
     names = sorted({*labels, *test_labels})
     mean, deviation = features.mean(0), features.std(0) + 1e-6
     features, test_features = (features - mean) / deviation, (test_features - mean) / deviation
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--scenes", type=int, default=200, help="scenes of each split (default: %(default)s)")
-    parser.add_argument("--document", action="store_true", help="also write the table into docs/results.md")
+    parser.add_argument("--document", action="store_true", help="also write the table to docs/results.md")
     settings = parser.parse_args(arguments)
     model = JMCELNModel.from_pretrained(settings.model).eval()
     processor = JMCELNProcessor.from_pretrained(settings.model)

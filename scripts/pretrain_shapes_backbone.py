@@ -1,10 +1,10 @@
-"""Train a vision backbone to tell the attributes of shapes, for a JMCELN of the synthetic benchmark to begin from.
+"""Pretrain a vision backbone for the synthetic benchmark: it learns to predict the attributes of shapes.
 
     python scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
 
-The backbone is saved in `output_dir`, which `vision_model` of `jmceln train` takes (configs/shapes.yaml does), with
-`scores.json`: how many of the cells of each feature map are told right on scenes never seen. Killed and started again
-with the same command, a run goes on from its newest checkpoint.
+The backbone is saved in `output_dir`. Pass this folder to `jmceln train` as `vision_model`, as configs/shapes.yaml
+does. `scores.json` in it has the accuracy in the cells of each feature map on unseen scenes. If a run is interrupted,
+the same command resumes it from its newest checkpoint.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without being installed
 
 from transformers import AutoConfig, Trainer, TrainingArguments, set_seed
 
@@ -26,20 +26,20 @@ from processing.training.checkpoints import newest_intact_checkpoint
 
 @dataclass
 class BackboneArguments:
-    """Which backbone to train, and on which scenes."""
+    """The backbone and the scenes."""
 
-    backbone_config: dict | None = field(default=None, metadata={"help": "Fields of the backbone's configuration."})
-    image_size: int = field(default=96, metadata={"help": "Side of the images in pixels."})
-    num_validation_images: int = field(default=200, metadata={"help": "Scenes to score the backbone on."})
+    backbone_config: dict | None = field(default=None, metadata={"help": "Fields of the backbone configuration."})
+    image_size: int = field(default=96, metadata={"help": "Height and width of the images in pixels."})
+    num_validation_images: int = field(default=200, metadata={"help": "Number of scenes for the evaluation."})
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:
-    """Run the pretraining that the arguments describe and return the accuracies on scenes never seen."""
+    """Runs the pretraining that the arguments describe and returns the accuracies on unseen scenes."""
     arguments = sys.argv[1:] if arguments is None else arguments
     classes = (BackboneArguments, TrainingArguments)
     backbone, training = parse_arguments(arguments, __doc__, classes, prog="pretrain_shapes_backbone.py")
     if not backbone.backbone_config or training.max_steps < 1:
-        raise ValueError("Name the backbone with `backbone_config`, and its `max_steps`, best in a YAML file.")
+        raise ValueError("`backbone_config` or `max_steps` is missing: pass a YAML file with both.")
     set_seed(training.seed)
     training.dataloader_pin_memory = training.device.type != "cpu"
     fields: dict[str, Any] = dict(backbone.backbone_config)

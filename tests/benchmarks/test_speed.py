@@ -105,7 +105,7 @@ def test_line_through_points() -> None:
     assert line["slope"] == pytest.approx(2)
     assert line["largest_deviation"] == pytest.approx(0, abs=1e-9)
     assert fit_line([1, 2, 4], [3, 12, 48])["exponent"] == pytest.approx(2)
-    with pytest.raises(ValueError, match="two different places"):
+    with pytest.raises(ValueError, match="two different values of x"):
         fit_line([2, 2], [1, 3])
 
 

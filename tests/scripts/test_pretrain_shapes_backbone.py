@@ -74,5 +74,5 @@ def test_the_configuration_of_the_project_is_read():
 
 def test_says_what_is_missing(tmp_path):
     for arguments in (options(tmp_path, -1), ["--max_steps", "2", "--use_cpu"]):
-        with pytest.raises(ValueError, match="Name the backbone"):
+        with pytest.raises(ValueError, match="`backbone_config` or `max_steps` is missing"):
             pretrain_shapes_backbone.main(arguments)

@@ -107,7 +107,7 @@ def test_every_module_that_makes_data_is_digested():
 )
 def test_a_split_that_looks_like_another_is_refused(split, usual):
     for make in (lambda: shapes_row(split, 0), lambda: shapes_dataset(split, 2), lambda: shapes_stream(split)):
-        with pytest.raises(ValueError, match=f"write '{usual}"):
+        with pytest.raises(ValueError, match=f"use '{usual}"):
             make()
 
 
