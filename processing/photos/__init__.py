@@ -1,1 +1,1 @@
-"""Referring expressions for photographs, written from COCO annotations."""
+"""Referring expressions for photos, generated from COCO annotations."""

@@ -1,4 +1,4 @@
-"""A photo in memory with the masks of its annotated objects, and what the writer of expressions wants of it."""
+"""A photo in memory with the masks of its annotated objects, and its description for the expression writer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from .expressions import Scene, SceneObject
 from .wording import CARRIED, SUPPORTS
 
 
-# An object of which the crop left less than this is no target, though it is still there.
+# If a crop leaves less than this share of an object, expressions do not refer to it.
 _LEAST_VISIBLE = 1 / 3
-# Pixels that tell a color.
+# Minimum number of pixels to determine a color.
 _FEWEST_COLORED_PIXELS = 120
-# Contact of two masks: how far apart, of the diagonal, and how much of the smaller lies so near to the other.
+# Contact of two masks: their distance as a share of the diagonal, and the share of the smaller one within that
+# distance.
 _CONTACT_DISTANCE = 0.006
 _CONTACT_SHARE = 0.03
 
@@ -29,10 +30,10 @@ class PhotoObject:
     An object of a photo.
 
     Args:
-        category_id (`int`): Category of COCO.
-        mask (`np.ndarray` of shape `(height, width)`): Where it is visible, boolean.
-        is_crowd (`bool`): Whether it stands for several.
-        visible_share (`float`): How much of what the original photo shows of it is left.
+        category_id (`int`): Category in COCO.
+        mask (`np.ndarray` of shape `(height, width)`): Boolean mask of the visible part.
+        is_crowd (`bool`): Whether the annotation stands for several objects.
+        visible_share (`float`): Share of the mask in the original photo that is still visible.
     """
 
     category_id: int
@@ -47,10 +48,10 @@ class AnnotatedPhoto:
     A photo and its objects.
 
     Args:
-        pixels (`Image.Image`): Of mode RGB.
-        objects (`tuple[PhotoObject, ...]`): Objects with a mask that covers at least one pixel.
-        has_true_colors (`bool`): False once hue or saturation was changed so far that names of colors would be wrong.
-        has_pasted (`bool`): Whether objects were pasted in, so that contact and depth mean nothing.
+        pixels (`Image.Image`): Image of mode RGB.
+        objects (`tuple[PhotoObject, ...]`): Objects whose masks are not empty.
+        has_true_colors (`bool`): False if hue or saturation was changed so much that names of colors would be wrong.
+        has_pasted (`bool`): Whether objects were pasted in, so that contact and depth are not meaningful.
     """
 
     pixels: Image.Image
@@ -63,17 +64,17 @@ def read_annotated_photo(
     path: Path, image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]]
 ) -> AnnotatedPhoto:
     """
-    Read a photo and draw its masks.
+    Reads a photo and its masks.
 
     Raises:
-        ValueError: if the file has another size than its entry says, or a mask cannot be read.
-        OSError: if the file cannot be read.
+        ValueError: If the file does not have the size in its entry, or if a mask cannot be read.
+        OSError: If the file cannot be read.
     """
     with Image.open(path) as file:
         pixels = file.convert("RGB")
     if pixels.size != (image["width"], image["height"]):
         raise ValueError(
-            f"{path} has the size {pixels.size}, its entry says {(image['width'], image['height'])} (width, height)"
+            f"{path} has the size {pixels.size}, but its entry {(image['width'], image['height'])} (width, height)"
         )
     objects = tuple(
         PhotoObject(
@@ -87,7 +88,7 @@ def read_annotated_photo(
 
 
 def coco_annotations(photo: AnnotatedPhoto, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    """COCO annotations of the objects of a photo, masks as run lengths, numbered from `first_id`."""
+    """Returns the COCO annotations of the objects of a photo, with masks as RLE and ids from `first_id`."""
     entries = []
     for number, item in enumerate(photo.objects):
         left, top, right, bottom = box_of(item.mask)
@@ -106,7 +107,7 @@ def coco_annotations(photo: AnnotatedPhoto, image_id: int, first_id: int) -> lis
 
 
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a mask that is not empty; right and bottom just outside."""
+    """Returns left, top, right and bottom of a non-empty mask; right and bottom are exclusive."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -119,13 +120,13 @@ def scene_of_photo(
     persons_only: bool = False,
 ) -> Scene:
     """
-    What the writer of expressions wants to know of a photo.
+    Describes a photo for the expression writer.
 
     Args:
         photo (`AnnotatedPhoto`):
             Photo with its objects.
         image_id (`int`):
-            Its id.
+            Id of the photo.
         annotation_ids (`Sequence[int]`):
             Id of each object.
         categories (`Mapping[int, str]`):
@@ -179,9 +180,9 @@ def _colors(window: np.ndarray, inside: np.ndarray, in_dim_light: bool) -> Color
 
 def _clothing_colors(window: np.ndarray, inside: np.ndarray, in_dim_light: bool) -> ColorShares | None:
     """
-    Colors of what a person wears above the waist, None where the shape does not tell where that is.
+    Measures the colors of the clothing of a person above the waist, or returns `None` if its position is unclear.
 
-    In an upright body the head takes the first fifth or so; where the legs are out of view, more.
+    In an upright body, the head is about the first fifth; if the legs are not visible, it is more.
     """
     height, width = inside.shape
     if height >= 2.2 * width:
@@ -195,7 +196,7 @@ def _clothing_colors(window: np.ndarray, inside: np.ndarray, in_dim_light: bool)
 
 
 def _contacts(objects: Sequence[SceneObject], masks: Sequence[np.ndarray]) -> frozenset[frozenset[int]]:
-    """Pairs of annotations, one of something carried or stood on, whose masks touch along more than a point."""
+    """Returns pairs of annotations in contact, one of which is of an object that is carried or stood on."""
     if not masks:
         return frozenset()
     height, width = masks[0].shape

@@ -1,7 +1,7 @@
-"""New versions of an annotated photo: pixels and masks are changed together, so expressions can be written afterward.
+"""New versions of an annotated photo. Pixels and masks change together, before expressions are generated.
 
-A model that is trained on "the left dog" must not see the picture mirrored under the same words. Therefore crop, flip,
-size and color are changed here, where the annotations change alike, and not while training.
+A mirrored photo would make "the left dog" wrong. Crop, flip, size and color are therefore changed here, together with
+the annotations, and not during training.
 """
 
 import random
@@ -19,14 +19,14 @@ _STRETCH = 0.15
 
 
 def resize_photo(photo: AnnotatedPhoto, size: tuple[int, int]) -> AnnotatedPhoto:
-    """Resize a photo to (width, height); an object without a pixel left is gone."""
+    """Resizes a photo to (width, height). Objects without any pixel left are dropped."""
     if photo.pixels.size == size:
         return photo
     return _transform(photo, (0, 0, *photo.pixels.size), size, is_flipped=False)
 
 
 def fit_size(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]:
-    """A (width, height) of the same shape whose longer side has at most `longest_side` pixels."""
+    """Returns a (width, height) with the same aspect ratio whose longer side has at most `longest_side` pixels."""
     if longest_side is None or max(size) <= longest_side:
         return size
     scale = longest_side / max(size)
@@ -35,18 +35,19 @@ def fit_size(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]
 
 def augment_photo(photo: AnnotatedPhoto, generator: random.Random, longest_side: int | None = None) -> AnnotatedPhoto:
     """
-    A version of a photo: cropped, stretched a little, mirrored and changed in brightness, contrast and color.
+    Returns a version of a photo that is cropped, slightly stretched, mirrored, and changed in brightness, contrast and
+    color.
 
-    An object that the crop cuts keeps what is visible of it (see `visible_share`). Hue changes in few versions, which
-    then say that names of colors do not hold.
+    An object that the crop cuts keeps its visible part (see `visible_share`). If the hue changes, which is rare, the
+    version is marked so that no names of colors are used.
 
     Args:
         photo (`AnnotatedPhoto`):
-            The photo, which stays as it is.
+            The photo, which is not changed.
         generator (`random.Random`):
-            Source of all choices.
+            Source of randomness.
         longest_side (`int`, *optional*):
-            Most pixels of the longer side.
+            Maximum number of pixels of the longer side.
     """
     width, height = photo.pixels.size
     box = (0, 0, width, height)
@@ -54,7 +55,7 @@ def augment_photo(photo: AnnotatedPhoto, generator: random.Random, longest_side:
         crop_width, crop_height = (
             max(1, round(side * generator.uniform(_SMALLEST_CROP, 1.0))) for side in (width, height)
         )
-        # Long strips look like no photo.
+        # Long strips would not look like photos.
         crop_width, crop_height = min(crop_width, 2 * crop_height), min(crop_height, 2 * crop_width)
         left, top = generator.randint(0, width - crop_width), generator.randint(0, height - crop_height)
         box = (left, top, left + crop_width, top + crop_height)
@@ -94,7 +95,7 @@ def _transform(
 
 
 def _shift_hue(pixels: Image.Image, shift: int | None) -> Image.Image:
-    """Turn all hues by `shift` of 256 steps, or take all color away."""
+    """Rotates all hues by `shift` of 256 steps, or removes all color for `None`."""
     if shift is None:
         return pixels.convert("L").convert("RGB")
     hue, saturation, value = pixels.convert("HSV").split()

@@ -1,9 +1,8 @@
 """Names of colors, measured in the pixels of an object.
 
-Each name has two regions in CIE LCh (lightness, chroma and hue of CIE Lab): a narrow one, of which nobody would call
-the color otherwise, and a wide one, outside of which nobody would use the name. An object clearly has a color where
-most of its pixels lie in the narrow region, and clearly lacks it where hardly any lies in the wide one. Between them
-nothing is said.
+Each name has two regions in CIE LCh (lightness, chroma and hue of CIE Lab): in the narrow one, everybody would use the
+name; outside the wide one, nobody would. An object clearly has a color if most of its pixels are in the narrow region,
+and clearly lacks it if hardly any pixel is in the wide one. In all other cases, the color is not mentioned.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class _Region:
-    """A box in lightness, chroma and hue; a hue range may pass 360 degrees."""
+    """A box in lightness, chroma and hue. The range of hues can include 360 degrees."""
 
     lightness: tuple[float, float]
     chroma: tuple[float, float] = (0, 200)
@@ -35,7 +34,7 @@ class _Region:
         )
 
 
-# By eye, on sRGB under daylight white: (narrow, wide).
+# Chosen by eye, for sRGB with daylight white: (narrow, wide).
 _REGIONS: dict[str, tuple[_Region, _Region]] = {
     "red": (_Region((20, 62), (42, 200), (15, 44)), _Region((10, 75), (22, 200), (-15, 58))),
     "orange": (_Region((50, 85), (50, 200), (52, 74)), _Region((35, 95), (30, 200), (40, 88))),
@@ -52,11 +51,11 @@ _REGIONS: dict[str, tuple[_Region, _Region]] = {
 }
 COLOR_NAMES = tuple(_REGIONS)
 
-# Shares of the pixels that make a color clear, that make its absence clear, and that make it visible as a part.
+# Shares of the pixels for which a color is clear, for which its absence is clear, and for which it is a visible part.
 _MOST_ARE_SURE, _NEARLY_ALL_MAY_BE = 0.5, 0.75
 _HARDLY_ANY = 0.15
 _A_PART = 0.25
-# Share of a photo that is dark where the light is dim.
+# Share of dark pixels above which the light in a photo is dim.
 _DIM = 0.4
 # Pixels are looked up in a table of colors with 5 bits per channel.
 _BITS = 5
@@ -64,13 +63,13 @@ _BITS = 5
 
 @dataclass(frozen=True)
 class ColorShares:
-    """Shares of an object's pixels in the narrow (`sure`) and the wide (`possible`) region of each color name."""
+    """Shares of the pixels of an object in the narrow (`sure`) and the wide (`possible`) region of each color name."""
 
     sure: tuple[float, ...]
     possible: tuple[float, ...]
 
     def clear_colors(self) -> list[str]:
-        """Names that clearly hold; `"dark"` may stand beside another."""
+        """Returns the names that clearly apply. `"dark"` can apply together with another one."""
         return [
             name
             for name, sure, possible in zip(COLOR_NAMES, self.sure, self.possible, strict=True)
@@ -88,7 +87,7 @@ class ColorShares:
 
 @cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """For each color of the table whether it lies in the narrow and in the wide region of each name."""
+    """Returns, for each color of the table, whether it is in the narrow and in the wide region of each name."""
     steps = (np.arange(2**_BITS) + 0.5) / 2**_BITS
     rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness, chroma, hue = _to_lch(rgb)
@@ -100,7 +99,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _to_lch(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """sRGB in 0 to 1 to lightness, chroma and hue in degrees (CIE 1976, white point D65)."""
+    """Converts sRGB from 0 to 1 to lightness, chroma and hue in degrees (CIE 1976, white point D65)."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
@@ -111,26 +110,26 @@ def _to_lch(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def color_indices(pixels: np.ndarray) -> np.ndarray:
-    """Place of each pixel of an image (height, width, 3), 8 bits per channel, in the table of colors."""
+    """Returns the index in the table of colors of each pixel of an 8-bit image (height, width, 3)."""
     red, green, blue = np.moveaxis(pixels.astype(np.int32) >> (8 - _BITS), -1, 0)
     return (red << 2 * _BITS) | (green << _BITS) | blue
 
 
 def is_dim(indices: np.ndarray) -> bool:
-    """Whether a photo, of which [`color_indices`] are given, is so dark that all in it looks black or dark."""
+    """Whether a photo, given by its [`color_indices`], is so dark that everything in it looks black or dark."""
     sure, _ = _tables()
     return bool(sure[indices, COLOR_NAMES.index("dark")].mean() > _DIM)
 
 
 def measure_colors(indices: np.ndarray, in_dim_light: bool = False) -> ColorShares:
     """
-    Shares of the color names.
+    Measures the shares of the color names.
 
     Args:
         indices (`np.ndarray` of shape `(number_of_pixels,)`):
-            What [`color_indices`] gave for the pixels of one object, at least one.
+            [`color_indices`] of the pixels of one object, at least one.
         in_dim_light (`bool`, *optional*, defaults to `False`):
-            Whether nothing can surely be called black, dark or gray: see [`is_dim`].
+            Whether the light is dim, so that nothing is clearly black, dark or gray: see [`is_dim`].
     """
     sure, possible = _tables()
     sure = sure[indices]

@@ -1,25 +1,25 @@
-"""Write graded referring expressions from the instance annotations of a photo, without a human or a model.
+"""Generates referring expressions at several levels from the instance annotations of a photo.
 
-What an expression means is computed from boxes, areas, contacts and colors, and an expression is written only where
-its meaning is unique by a margin: the leftmost dog has to be so clearly, a "second largest" has to differ from the
-first and the third. Eight levels, from one noun to what the picture does not show:
+The meaning of an expression is computed from boxes, areas, contacts and colors. An expression is used only if its
+meaning is unique by a margin: the leftmost dog must be clearly leftmost, and the second largest must clearly differ
+from the first and the third. There are eight levels, from a single noun to objects that are not in the image:
 
-| level | example | what decides |
+| level | example | what identifies the referent |
 | --- | --- | --- |
 | `category` | the dog, sofa | the only instance of its category |
 | `position` | second dog from left, the upper cup, zebra in front | order along one axis, a corner, depth |
 | `color` | red bus, person in white | the only one of its category that clearly has the color, or the only one |
 | `size` | the bigger dog, smallest cup | order of the visible areas |
-| `relation` | the cup left of the laptop, person with umbrella | place by the only one of its kind, or contact |
-| `chain` | the cup nearest to the leftmost bottle | the same, the other being itself told apart |
-| `count` | all the people, two dogs on the left, the dog and the cat | several targets, crowds included |
+| `relation` | the cup left of the laptop, person with umbrella | relation to the only one of its kind, or contact |
+| `chain` | the cup nearest to the leftmost bottle | the same, with a landmark that needs its own description |
+| `count` | all the people, two dogs on the left, the dog and the cat | several targets, including crowds |
 | `absent` | the zebra, the third dog (of two), blue bus (it is red) | no target |
 
-The wording follows what people type: with and without articles, with everyday names, and without the noun where one
-category fills the picture ("far left one", "biggest"). No expression tells gender or identity.
+The wording follows what people type: with and without articles, with everyday names, and without the noun if one
+category dominates the image ("far left one", "biggest"). No expression mentions gender or identity.
 
-Annotations are what annotators drew: an object that they overlooked can make a "the only one" wrong, which is why
-objects are not called absent when something present could pass for them.
+Annotators may overlook objects, which can make an expression ambiguous. Objects are therefore not called absent if a
+present object could be mistaken for them.
 """
 
 import itertools
@@ -59,8 +59,8 @@ from .wording import (
 )
 
 
-# Levels with the weights by which they are drawn where the expressions of a photo are limited. What photos seldom
-# allow weighs more than the share that it should have: measured so that all levels get theirs.
+# Weights of the levels for sampling if the number of expressions per photo is limited. Levels that few photos support
+# have larger weights, which were tuned so that all levels get their intended shares.
 LEVEL_WEIGHTS: Mapping[str, float] = {
     "category": 0.30,
     "position": 0.18,
@@ -77,8 +77,8 @@ LEVELS = tuple(LEVEL_WEIGHTS)
 @dataclass(frozen=True)
 class GradedExpression:
     """
-    An expression, its level, the annotations that it means together (none for an absent referent), and those of its
-    landmarks, the objects that it names beside them.
+    An expression, its level, the annotations of its referents (none if it is absent), and those of its landmarks, the
+    other objects that it names.
     """
 
     text: str
@@ -90,15 +90,15 @@ class GradedExpression:
 @dataclass(frozen=True)
 class Margins:
     """
-    How clear a difference has to be, as shares of the image.
+    Minimum differences for an expression to be clear, as shares of the image.
 
     Args:
-        order (`float`): Between neighboring centers, of the width or the height.
-        nearness (`float`): Between the distances to an anchor, of the diagonal.
-        area_ratio (`float`): Between neighboring areas.
-        smallest_target (`float`): Area of the smallest object worth an expression of its own.
-        filling (`float`): Largest area of any object of another category, as a share of the referent's, where the
-            noun can be left out.
+        order (`float`): Difference of neighboring centers, as a share of the width or the height.
+        nearness (`float`): Difference of the distances to an anchor, as a share of the diagonal.
+        area_ratio (`float`): Ratio of neighboring areas.
+        smallest_target (`float`): Area of the smallest object that expressions refer to.
+        filling (`float`): Largest area of any object of another category, as a share of that of the referent, for
+            which the noun can be omitted.
     """
 
     order: float = 0.05
@@ -110,7 +110,7 @@ class Margins:
 
 @dataclass(frozen=True)
 class _Anchor:
-    """What a referent is placed by: its category and how it is named, by default "the" and its noun."""
+    """The anchor of a relation: its category and its name, by default "the" and its noun."""
 
     category: str
     phrase: str = "the {x}"
@@ -119,9 +119,9 @@ class _Anchor:
 @dataclass(frozen=True)
 class _Candidate:
     """
-    Alternatives of wording for one meaning.
+    Alternative wordings of one meaning.
 
-    In the templates `{x}` and `{xs}` stand for the noun, `{y}` and `{z}` for the anchors.
+    In the templates, `{x}` and `{xs}` are the noun, `{y}` and `{z}` the anchors.
     """
 
     level: str
@@ -135,7 +135,7 @@ class _Candidate:
 
 @dataclass
 class _Axis:
-    """One direction in which objects are put in order, with its words."""
+    """A direction in which objects are ordered, with its words."""
 
     center: Callable[[SceneObject], float]
     start: Callable[[SceneObject], float]
@@ -232,33 +232,32 @@ _IN_COLOR = (
     *("the {x} in {color}", "the {x} wearing {color}", "the {x} dressed in {color}", "the {x} in {color}"),
     *("the {x} in the {color} top", "the {x} with the {color} top", "the {color} top"),
 )
-# Skin and hair have the other colors too.
+# Skin and hair can have the other colors as well.
 _CLOTHING_COLORS = frozenset(("red", "yellow", "green", "blue", "purple", "pink", "black", "white", "dark"))
-# What people ask for in vain.
+# Templates for absent referents.
 _FAMILIAR_COLORS = ("red", "blue", "green", "yellow", "white", "black", "orange", "pink")
 
 
 @dataclass
 class ExpressionWriter:
     """
-    Writes the expressions of photos.
+    Generates the expressions for photos.
 
     Args:
         vocabulary (`dict[str, str]`):
-            All categories of the dataset, each with its supercategory: those that a photo lacks can be named as
-            absent.
+            All categories of the dataset with their supercategories. Expressions can name those that are absent.
         seed (`int`, *optional*, defaults to 0):
-            The expressions of a photo depend on it and on the photo's id alone, not on the order of photos.
+            Random seed. The expressions for a photo depend only on the seed and on the id of the photo.
         max_per_level (`int`, *optional*, defaults to 4):
-            Most expressions of one level for one photo.
+            Maximum number of expressions per photo and level.
         max_per_image (`int`, *optional*):
-            Most expressions of one photo, drawn by the weights of their levels ([`LEVEL_WEIGHTS`]).
+            Maximum number of expressions per photo, sampled with the weights of their levels ([`LEVEL_WEIGHTS`]).
         absent_share (`float`, *optional*, defaults to 0.2):
-            Largest share of the expressions of a photo that are `absent`: what is not there never runs out.
+            Maximum share of `absent` expressions per photo, since there are always enough of them.
         levels (`Sequence[str]`, *optional*):
-            Levels to write; all if left out.
+            Levels to generate. Defaults to all.
         margins (`Margins`, *optional*):
-            How clear a difference has to be.
+            Minimum differences for an expression to be clear.
     """
 
     vocabulary: dict[str, str]
@@ -281,12 +280,12 @@ class ExpressionWriter:
 
     def write(self, scene: Scene) -> list[GradedExpression]:
         """
-        Expressions of a photo; no text occurs twice, and each has one meaning.
+        Generates the expressions for a photo. No text occurs twice, and each has one meaning.
 
         Returns:
-            `list[GradedExpression]`: by level, in the order of [`LEVELS`].
+            `list[GradedExpression]`: sorted by level, in the order of [`LEVELS`].
         """
-        # A string seeds `random` alike in every process, which a tuple would not.
+        # A string gives the same seed in every process, unlike a tuple.
         generator = random.Random(f"{self.seed}:{scene.image_id}")
         by_level: dict[str, list[_Candidate]] = defaultdict(list)
         for candidate in self._candidates(scene, generator):
@@ -300,7 +299,7 @@ class ExpressionWriter:
             candidates = by_level[level]
             generator.shuffle(candidates)
             most, written = self.max_per_level, 0
-            # A second and a third wording of a meaning only once every meaning has one.
+            # Every meaning gets one wording before any gets a second or third one.
             for candidate in (*candidates, *candidates, *candidates):
                 if written == most:
                     break
@@ -317,9 +316,9 @@ class ExpressionWriter:
 
     def _draw(self, expressions: list[GradedExpression], generator: random.Random) -> list[GradedExpression]:
         """
-        As many expressions as may be of a photo, their levels by weight.
+        Samples the allowed number of expressions, with the weights of their levels.
 
-        None takes more than twice the share that is its own, and what is absent no more than `absent_share`.
+        No level has more than twice its own share, and absent expressions have at most `absent_share`.
         """
         left: dict[str, list[GradedExpression]] = {level: [] for level in LEVELS}
         for expression in expressions:
@@ -332,7 +331,7 @@ class ExpressionWriter:
         if len(self.levels) > 1:
             with_target = sum(len(found) for level, found in left.items() if level != "absent")
             most_absent = self.absent_share * min(with_target / (1 - self.absent_share), most)
-            # Rounded by lot: on average the share holds, and small numbers have their turn.
+            # Random rounding, so that the share is right on average even for small numbers.
             left["absent"] = left["absent"][: math.floor(most_absent + generator.random())]
         drawn: set[str] = set()
         while len(drawn) < most and any(left.values()):
@@ -391,7 +390,7 @@ class ExpressionWriter:
         return not item.is_cut and item.area >= self.margins.smallest_target * scene.width * scene.height
 
     def _fills_picture(self, scene: Scene, item: SceneObject) -> bool:
-        """Whether everybody thinks of this category where no noun is said."""
+        """Whether this category dominates the image so clearly that the noun can be omitted."""
         others = [other.area for other in scene.objects if other.category != item.category]
         return self._is_target(scene, item) and max(others, default=0) <= self.margins.filling * item.area
 
@@ -406,7 +405,7 @@ class ExpressionWriter:
             line = sorted(items, key=axis.center)
             clear = [axis.center(after) - axis.center(before) >= margin for before, after in itertools.pairwise(line)]
             count = len(line)
-            # The edge decides as well as the center: a wide object can begin further left than one whose center is.
+            # Both the edge and the center must be ordered: a wide object can start further left than its center shows.
             first = clear[0] and axis.start(line[0]) <= min(axis.start(item) for item in line[1:]) + margin / 2
             last = clear[-1] and axis.end(line[-1]) >= max(axis.end(item) for item in line[:-1]) - margin / 2
             first_words, last_words = (
@@ -436,7 +435,7 @@ class ExpressionWriter:
             line = sorted(items, key=lambda item: place_x(item) + place_y(item))
             first, others = line[0], line[1:]
             clear = 3 * self.margins.order
-            # Every other one is clearly further from the corner, and none is nearer to either of its sides.
+            # All others are clearly further from the corner, and none is nearer to either of its sides.
             if (
                 len(items) > 2
                 and place_x(first) + place_y(first) + clear <= min(place_x(item) + place_y(item) for item in others)
@@ -466,8 +465,8 @@ class ExpressionWriter:
                 "size", (item,), templates, category, can_leave_noun_out=self._fills_picture(scene, item)
             )
 
-        # What hides half of an object makes its visible area small, not the object: the box has a say too, and an
-        # object that the edge of the picture cuts may be of any size.
+        # An occlusion makes the visible area smaller, but not the object, so the box must agree. The size of an object
+        # that the edge of the image cuts is not known.
         line = sorted(items, key=lambda item: item.area)
         clear = [
             after.area >= self.margins.area_ratio * before.area
@@ -563,7 +562,7 @@ class ExpressionWriter:
     def _is_only(
         self, scene: Scene, holding: list[SceneObject], items: list[SceneObject], landmark: SceneObject
     ) -> bool:
-        """Whether one object, worth an expression, has contact with a landmark, and no other of its category does."""
+        """Whether one object of sufficient size is in contact with a landmark, and no other of its category is."""
         others = [item for item in items if item not in holding]
         are_clear = all(is_off(scene, item, landmark) for item in others)
         return len(holding) == 1 and are_clear and self._is_target(scene, holding[0])
@@ -609,7 +608,7 @@ class ExpressionWriter:
     def _carriers(
         self, scene: Scene, groups: dict[str, list[SceneObject]], countable: dict[str, list[SceneObject]]
     ) -> Iterator[_Candidate]:
-        """The one person who has something, where nobody else is anywhere near such a thing."""
+        """Returns the only person who has such an object, if nobody else is near one."""
         people = countable.get("person", [])
         if scene.has_pasted or not people:
             return
@@ -654,7 +653,7 @@ class ExpressionWriter:
             yield from self._groups_at_one_side(scene, category, items)
             yield from self._groups_of_color(scene, category, items)
         alone = [item for item in single.values() if self._is_target(scene, item)]
-        # Few of the many pairs, or they would crowd out all other expressions with several targets.
+        # Only a few of the many pairs, so that they do not displace other expressions with several targets.
         for _ in range(min(2, len(alone) // 2)):
             first, second = generator.sample(alone, 2)
             anchors = (_Anchor(second.category),)
@@ -699,7 +698,8 @@ class ExpressionWriter:
         absent = [name for name in self.vocabulary if not any(confusable(name, present) for present in groups)]
         visible = [category for category, items in countable.items() if self._is_target(scene, items[0])]
         if groups and absent:
-            # Two thirds of them akin to what is there: a bus is a harder "no" beside a bicycle than beside a banana.
+            # Two thirds are similar to present objects: absence of a bus is harder to see beside a bicycle than a
+            # banana.
             present_kinds = {self.vocabulary.get(name, "") for name in groups}
             akin = [name for name in absent if self.vocabulary[name] in present_kinds]
             chosen = [generator.choice(akin if akin and turn % 3 else absent) for turn in range(self.max_per_level)]
@@ -732,7 +732,7 @@ class ExpressionWriter:
                         )
 
     def _absent_relation(self, category: str, absent: str) -> _Candidate:
-        """Something that is there, placed by something that is not."""
+        """An object that is present, with a relation to one that is absent."""
         templates: tuple[str, ...] = ("the {x} next to {y}", "the {x} left of {y}", "the {x} right of {y}")
         anchor = _Anchor(absent)
         if category in SUPPORTS.get(absent, ()):
@@ -748,7 +748,7 @@ class ExpressionWriter:
         items: list[SceneObject],
         generator: random.Random,
     ) -> Iterator[_Candidate]:
-        """Colors that all of a category clearly lack, where each clearly has another and nothing could pass for it."""
+        """Colors that all objects of a category clearly lack, if each has another one and nothing is confusable."""
         is_person = category == "person"
         if not is_person and category not in COLORED:
             return
@@ -768,8 +768,8 @@ class ExpressionWriter:
 
 def _on_its_side(templates: tuple[str, ...], depth: float) -> tuple[str, ...]:
     """
-    Templates that hold for what lies this far into the picture, as a share: past the middle nothing is "on the left",
-    though it may be the leftmost.
+    Returns the templates that apply at this position, as a share of the image: an object beyond the middle is not "on
+    the left", even if it is the leftmost.
     """
     if depth <= 0.5:
         return templates
@@ -777,15 +777,15 @@ def _on_its_side(templates: tuple[str, ...], depth: float) -> tuple[str, ...]:
 
 
 def _with_ordinals(templates: Iterable[str], place: int) -> tuple[str, ...]:
-    """Templates with a place in words and, half as often, in digits."""
+    """Returns the templates with a rank in words and, half as often, in digits."""
     words, digits = ORDINAL_WORDS[place], ORDINAL_NUMERALS[place]
     return tuple(template.replace("{nth}", nth) for template in templates for nth in (words, words, digits))
 
 
 def _clearly_lacks(item: SceneObject, color: str) -> bool:
-    """Whether nobody would call an object, or what a person wears, by a color."""
+    """Whether an object, or the clothing of a person, clearly lacks a color."""
     if item.clothing is not None and item.colors is not None:
-        # Hair and trousers have a color too.
+        # Hair and trousers have colors as well.
         return item.clothing.clearly_lacks(color) and not item.colors.shows(color)
     return item.colors is not None and item.colors.clearly_lacks(color)
 
@@ -811,14 +811,14 @@ def _word(candidate: _Candidate, present: Iterable[str], generator: random.Rando
         anchor_singular, anchor_plural = generator.choice(category_names(anchor.category, present))
         phrase = anchor.phrase.replace("{ax}", with_article(anchor_singular))
         text = text.replace(place, phrase.replace("{xs}", anchor_plural).replace("{x}", anchor_singular))
-    # People leave articles out as often as not: the first one, or all.
+    # People often omit articles: the first one, or all.
     turn = generator.random()
     if turn < 0.3:
         return text.removeprefix("the ")
     return re.sub(r"\b(the|a|an) ", "", text) if turn < 0.65 else text
 
 
-# What is no longer understood without its noun.
+# Phrases that are not clear without their noun.
 _NEVER_BARE = frozenset(
     (
         "the small",
@@ -835,7 +835,7 @@ _NEVER_BARE = frozenset(
 
 
 def _unambiguous(templates: Iterable[str], singular: str, plural: str) -> list[str]:
-    """Templates that still tell one from several where the two are the same word, as with sheep."""
+    """Returns the templates that distinguish singular from plural even if both are the same word, as with sheep."""
     templates = list(templates)
     if singular != plural:
         return templates

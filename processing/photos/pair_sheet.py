@@ -1,4 +1,4 @@
-"""A sheet of random pairs of expression and mask, to read one by one whether the words are true."""
+"""A sheet of random pairs of expression and mask, to check the expressions by eye."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ _TILE, _MARGIN = 380, 10
 
 def choose_pairs(rows: Sequence[Mapping[str, Any]], number: int, seed: int = 0) -> list[tuple[int, int]]:
     """
-    Choose random expressions, of an image at most one.
+    Chooses random expressions, at most one per image.
 
     Args:
         rows (`Sequence[Mapping]`): Canonical rows.
-        number (`int`): How many, fewer where there are fewer rows with expressions.
-        seed (`int`, *optional*, defaults to 0): The same seed chooses the same.
+        number (`int`): Number of expressions. There are fewer if there are fewer rows with expressions.
+        seed (`int`, *optional*, defaults to 0): Random seed.
 
     Returns:
-        `list[tuple[int, int]]`: row and number of the expression in it.
+        `list[tuple[int, int]]`: index of the row, and index of the expression in it.
     """
     generator = random.Random(seed)
     order = generator.sample(range(len(rows)), len(rows))
@@ -41,15 +41,15 @@ def draw_pair_sheet(
     rows: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[int, int]], columns: int = 4
 ) -> Image.Image:
     """
-    Draw the image of each pair with its mask, numbered, with its level and its expression.
+    Draws the image of each pair with the outline of its mask, its number, its level and its expression.
 
     Args:
         rows (`Sequence[Mapping]`): Canonical rows, with images.
-        pairs (`Sequence[tuple[int, int]]`): What [`choose_pairs`] gave.
-        columns (`int`, *optional*, defaults to 4): Tiles in a line.
+        pairs (`Sequence[tuple[int, int]]`): The result of [`choose_pairs`].
+        columns (`int`, *optional*, defaults to 4): Tiles per row.
 
     Returns:
-        `Image.Image`: of mode RGB.
+        `Image.Image`: an image of mode RGB.
     """
     tiles = [_tile(rows[row], expression, number) for number, (row, expression) in enumerate(pairs, start=1)]
     lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
@@ -76,6 +76,6 @@ def _tile(row: Mapping[str, Any], expression: int, number: int) -> Image.Image:
         image.resize(size, Image.Resampling.LANCZOS),
         [mask.resize(size, Image.Resampling.NEAREST)],
         [caption],
-        opacity=0,  # any paint would change the colors that the words tell
+        opacity=0,  # a fill would change the colors that the expressions name
         colors=[(255, 0, 255)],
     )

@@ -1,9 +1,9 @@
-"""Make new training images by pasting annotated objects of one photo into another.
+"""Makes new training images by pasting annotated objects from one photo into another.
 
-In most photos a noun alone finds its object, so a model can learn to read no more than that. A second object of the
-same category, cut from another photo along its mask, makes position, size and relation decide. Cutting and pasting
-whole instances is Ghiasi et al. 2021 ("Simple Copy-Paste"), here with distractors chosen by category; the masks of
-what is covered are cut accordingly, so every annotation of the new image stays exact.
+In most photos, the noun is enough to find the object, so a model may learn to ignore all other words. With a second
+object of the same category, cut out of another photo, position, size and relation matter. Pasting whole instances
+follows Ghiasi et al. 2021 ("Simple Copy-Paste"), here with distractors chosen by category. The masks of covered
+objects are cut accordingly, so that every annotation of the new image is exact.
 """
 
 import random
@@ -21,14 +21,14 @@ from .wording import FIXTURES
 
 
 _TRIES = 20
-# Of an object that is cut out, its area as a share of its photo, and of what it covers, how much may be lost.
+# Limits for the area of a cutout as a share of its photo, and for the share of another object that it may cover.
 _SMALLEST, _LARGEST = 0.01, 0.2
 _MOST_COVERED = 0.3
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """An object cut out of a photo: its pixels, its stencil of mode "L", and the size (width, height) of the photo."""
+    """An object cut out of a photo: its pixels, its mask of mode "L", and the size (width, height) of the photo."""
 
     category_id: int
     photo_id: int
@@ -39,15 +39,16 @@ class Cutout:
 
 class CutoutCollection:
     """
-    Objects worth pasting, by category: whole ones of middling size, away from the edges, no furniture and the like.
+    Objects for pasting, by category: complete objects of medium size, away from the edges, except for furniture and
+    other fixtures.
 
     Args:
         photos (`Iterable[tuple[Mapping, Iterable[Mapping]]]`):
-            COCO image entries, each with its annotations, all of which can be read.
+            COCO image entries, each with its annotations, all of which must be readable.
         categories (`Mapping[int, str]`):
             Name of each category.
         open_photo (`Callable[[int], Image.Image]`):
-            Gives the pixels of a photo, by its id.
+            Returns the pixels of a photo for its id.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class CutoutCollection:
                     self._sources[annotation["category_id"]].append((photo, annotation))
 
     def choose(self, present: Iterable[int], photo_id: int, generator: random.Random) -> Cutout | None:
-        """A random object of another photo, mostly of a category that is present already; None if there is none."""
+        """Returns a random object of another photo, mostly of a category that is already present, or `None`."""
         known = [category for category in sorted(set(present)) if category in self._sources]
         pool = known if known and generator.random() < 0.8 else sorted(self._sources)
         if not pool:
@@ -99,21 +100,21 @@ def paste_objects(
     photo: AnnotatedPhoto, photo_id: int, cutouts: CutoutCollection, generator: random.Random
 ) -> tuple[AnnotatedPhoto, list[int]]:
     """
-    Paste one to three objects of other photos into a photo.
+    Pastes one to three objects of other photos into a photo.
 
     Args:
         photo (`AnnotatedPhoto`):
-            The photo, which stays as it is.
+            The photo, which is not changed.
         photo_id (`int`):
-            Its id: nothing is pasted from the photo into itself.
+            Id of the photo, since objects are not pasted into their own photo.
         cutouts (`CutoutCollection`):
-            What can be pasted.
+            Objects for pasting.
         generator (`random.Random`):
-            Source of all choices.
+            Source of randomness.
 
     Returns:
-        `tuple[AnnotatedPhoto, list[int]]`: the new image and the ids of the photos whose objects it shows beside its
-        own; none if no place was found.
+        `tuple[AnnotatedPhoto, list[int]]`: the new image, and the ids of the photos that objects were pasted from. The
+        list is empty if there was no suitable position.
     """
     present = [item.category_id for item in photo.objects]
     used = []
@@ -128,7 +129,7 @@ def paste_objects(
 
 
 def _paste(photo: AnnotatedPhoto, cutout: Cutout, generator: random.Random) -> AnnotatedPhoto | None:
-    """Paste an object somewhere it covers little of others; None if no such place was found."""
+    """Pastes an object where it covers little of other objects. Returns `None` if there is no such position."""
     pixels, stencil = cutout.pixels, cutout.stencil
     if generator.random() < 0.5:
         flip = Image.Transpose.FLIP_LEFT_RIGHT

@@ -1,4 +1,4 @@
-"""Build a folder in the format of the REFER API from any folder of COCO instance annotations."""
+"""Writes a folder in the format of the REFER API from any folder of COCO instance annotations."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 REFERENCES_FILE = "refs(coco).json"
 _QUALITY = 92
-# Not every photo has room for what is to be pasted.
+# Not every photo has a suitable position for pasted objects.
 _TRIES_PER_PASTED_IMAGE = 3
 
 
@@ -41,13 +41,14 @@ class CocoPhotos:
         instances_file (`str` or `Path`):
             COCO annotations: `images`, `annotations` with `segmentation` and `bbox`, `categories`.
         image_folder (`str` or `Path`):
-            The photos, under their own names or those of the 2014 or the 2017 edition.
+            The photos, under their own names or those of COCO 2014 or 2017.
         versions (`int`, *optional*, defaults to 0):
-            How many versions of each training photo to write in its place: the first is the photo itself, the others
-            are cropped, mirrored and so on (see [`~processing.photos.augmentation`]). 0 brings the photos as they are.
+            Number of versions of each training photo to write instead of the photo: the first is the photo itself, the
+            others are cropped, mirrored and so on (see [`~processing.photos.augmentation`]). 0 keeps the photos
+            unchanged.
         persons_only (`bool`, *optional*, defaults to `False`):
-            Whether only the persons are annotated, and all of them: nothing is said of what else a photo may show, and
-            nothing is pasted into it.
+            Whether all persons and nothing else are annotated. Expressions then do not mention other objects, and
+            nothing is pasted into these photos.
     """
 
     instances_file: str | Path
@@ -62,7 +63,7 @@ class CocoPhotos:
 
 @dataclass(frozen=True)
 class _Photo:
-    """A photo that can be used."""
+    """A usable photo."""
 
     image: Mapping[str, Any]
     annotations: Sequence[Mapping[str, Any]]
@@ -76,7 +77,7 @@ class _Photo:
 
 @dataclass(frozen=True)
 class _NewImage:
-    """An image of the folder that is written, with what the writer of expressions wants."""
+    """An image of the output folder, with its description for the expression writer."""
 
     image: Mapping[str, Any]
     annotations: Sequence[Mapping[str, Any]]
@@ -87,7 +88,7 @@ class _NewImage:
 def find_problems(
     image: Mapping[str, Any], annotations: Iterable[Mapping[str, Any]], categories: Mapping[int, str]
 ) -> list[str]:
-    """What cannot be used of the annotations of a photo, with the reason."""
+    """Lists the unusable annotations of a photo with the reasons."""
     problems = [(annotation["id"], _problem(image, annotation, categories)) for annotation in annotations]
     return [f"annotation {identifier}: {problem}" for identifier, problem in problems if problem]
 
@@ -102,11 +103,11 @@ def _problem(image: Mapping[str, Any], annotation: Mapping[str, Any], categories
         area = mask_area(to_rle(annotation["segmentation"], image["height"], image["width"]))
     except (TypeError, ValueError) as error:
         return str(error)
-    return None if area else "its mask covers no pixel"
+    return None if area else "its mask is empty"
 
 
 def split_of_image(image_id: int, validation_share: float, seed: int) -> str:
-    """`val` for about this share of all images, chosen by id and seed alone; `train` for the others."""
+    """Returns `val` for about this share of all images, which depends only on id and seed, and `train` for others."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
     return "val" if int.from_bytes(digest[:8], "big") / 2**64 < validation_share else "train"
 
@@ -120,10 +121,11 @@ def references_of_image(
     first_sentence_id: int,
 ) -> list[dict[str, Any]]:
     """
-    Expressions of one image as references like those of gRefCOCO, sentences of one meaning together.
+    Converts the expressions of one image to references in the format of gRefCOCO. Expressions with the same meaning
+    are sentences of one reference.
 
-    `ann_id` and `category_id` are lists, `[-1]` for no target; each sentence carries its `level` and
-    its `landmark_ids`, the annotations of the other objects that it names.
+    `ann_id` and `category_id` are lists, `[-1]` for no target. Each sentence has its `level` and its `landmark_ids`,
+    the annotations of the other objects that it names.
     """
     by_meaning: dict[tuple[int, ...], list[GradedExpression]] = defaultdict(list)
     for expression in expressions:
@@ -177,44 +179,43 @@ def write_coco_refer_folder(
     show_progress: bool = False,
 ) -> dict[str, int]:
     """
-    Write `refs(coco).json`, `instances.json` and `images/` from COCO annotations.
+    Writes `refs(coco).json`, `instances.json` and `images/` from COCO annotations.
 
-    The same arguments give the same files, byte for byte.
+    The same arguments give exactly the same files.
 
     Args:
         sources (`CocoPhotos` or `Sequence[CocoPhotos]`):
-            Photos and annotations, of the same categories.
+            Photos and annotations, with the same categories.
         output_folder (`str` or `Path`):
-            Folder to write; must not hold references yet.
+            Folder to write to. It must not contain references yet.
         seed, max_per_level, max_per_image, absent_share, levels:
             See [`~processing.photos.expressions.ExpressionWriter`].
         exclude_image_ids (`Collection`, *optional*):
-            Images neither described nor used as a source of objects: those that a benchmark holds out.
+            Images to leave out, also as a source of pasted objects: those that a benchmark holds out.
         validation_share (`float`, *optional*, defaults to 0.0):
-            Share of the images for the split `val`.
+            Share of the images in the split `val`.
         validation_image_ids (`Collection`, *optional*):
-            Images for the split `val`, whatever the share. Photos of that split stay as they are, and nothing of them
-            is pasted into training images.
+            Images in the split `val`, independent of the share. Photos of this split are not changed, and none of
+            their objects are pasted into training images.
         max_images (`int`, *optional*):
-            Use no more than this many photos of each source, those of lowest id.
+            Maximum number of photos of each source, in the order of their ids.
         pasted_images (`int`, *optional*, defaults to 0):
-            Additional training images to make by pasting objects of one training photo into another, so that nouns
-            alone no longer decide: see [`~processing.photos.paste_objects`].
+            Number of additional training images with objects pasted from another training photo, for which the noun
+            alone is not enough: see [`~processing.photos.paste_objects`].
         longest_side (`int`, *optional*):
-            Most pixels of the longer side of versions and pasted images.
+            Maximum number of pixels of the longer side of versions and pasted images.
         images (`str`, *optional*, defaults to `"link"`):
-            `"link"` or `"copy"` the photos into `images/`.
+            Whether to `"link"` or `"copy"` the photos to `images/`.
         show_progress (`bool`, *optional*, defaults to `False`):
             Whether to show progress bars.
 
     Returns:
-        `dict[str, int]`: how many images, references, sentences and sentences of each level; and how many images were
-        skipped, since some of their annotations cannot be read: what is not known of a photo could make any
-        expression wrong ("the dog", of two).
+        `dict[str, int]`: numbers of images, references, sentences and sentences per level, and of skipped images with
+        unreadable annotations: an unknown object could make an expression wrong ("the dog" if there are two).
 
     Raises:
-        ValueError: if an argument makes no sense, the output holds references already, a photo is named by a path
-            that leads out of its folder, two sources have the same ids, or no image is left.
+        ValueError: If an argument is invalid, if the output folder already contains references, if the path of a photo
+            leads out of its folder, if two sources share ids, or if no image is left.
     """
     sources = [sources] if isinstance(sources, CocoPhotos) else list(sources)
     if images not in ("link", "copy"):
@@ -225,7 +226,7 @@ def write_coco_refer_folder(
         raise ValueError(f"`longest_side` must be at least 16, got {longest_side}")
     output = Path(output_folder)
     if (output / REFERENCES_FILE).exists():
-        raise ValueError(f"{output} holds references already: choose another folder or delete it")
+        raise ValueError(f"{output} already contains references: choose another folder or delete it")
     tables = [json.loads(Path(source.instances_file).read_text("utf-8")) for source in sources]
     categories = tables[0]["categories"]
     _check_tables(tables)
@@ -303,10 +304,10 @@ def write_coco_refer_folder(
 
 
 def _check_tables(tables: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError where tables of annotations cannot be put together."""
+    """Raises a `ValueError` if tables of annotations cannot be combined."""
     names = [{category["id"]: category["name"] for category in table["categories"]} for table in tables]
     if any(other != names[0] for other in names):
-        raise ValueError("the sources differ in their categories")
+        raise ValueError("the sources have different categories")
     for kind in ("images", "annotations"):
         found = Counter(item["id"] for table in tables for item in table[kind])
         twice = [identifier for identifier, number in found.items() if number > 1]
@@ -315,7 +316,7 @@ def _check_tables(tables: Sequence[Mapping[str, Any]]) -> None:
 
 
 class _ImageMaker:
-    """Makes the images of the folder that is written, and numbers them and their annotations."""
+    """Makes the images of the output folder, and assigns ids to them and to their annotations."""
 
     def __init__(
         self,
@@ -334,7 +335,7 @@ class _ImageMaker:
         self.next_annotation_id = next_annotation_id
 
     def original(self, photo: _Photo) -> _NewImage:
-        """A photo as it is."""
+        """Returns an unchanged photo."""
         scene = scene_of_photo(
             photo.read(),
             photo.image["id"],
@@ -345,7 +346,7 @@ class _ImageMaker:
         return _NewImage(photo.image, photo.annotations, scene, photo.split)
 
     def versions(self, photo: _Photo) -> Iterator[_NewImage]:
-        """The photo itself, and versions of it."""
+        """Yields the photo itself and its versions."""
         original = photo.read()
         for number in range(photo.source.versions):
             if number == 0:
@@ -356,7 +357,7 @@ class _ImageMaker:
             yield self._new_image(version, "version", [photo.image["id"]], photo.split, photo.source.persons_only)
 
     def pasted(self, photos: Sequence[_Photo], count: int) -> Iterator[_NewImage]:
-        """Training photos with objects of others pasted in; fewer where hardly any object is worth pasting."""
+        """Yields training photos with pasted objects of others, or fewer if there are not enough suitable objects."""
         by_id = {photo.image["id"]: photo for photo in photos}
 
         def open_photo(identifier: int) -> Image.Image:
@@ -387,7 +388,7 @@ class _ImageMaker:
     def _new_image(
         self, photo: AnnotatedPhoto, kind: str, sources: Sequence[int], split: str, persons_only: bool = False
     ) -> _NewImage:
-        # Not twelve digits, which would name a photo of COCO.
+        # The name has no twelve digits, which would look like a COCO photo.
         name = f"{kind}_{self.next_image_id}.jpg"
         photo.pixels.save(self.folder / name, quality=_QUALITY)
         width, height = photo.pixels.size
@@ -424,7 +425,7 @@ def _bring_image(image: Mapping[str, Any], path: Path, target: Path, how: str) -
         destination.unlink()
     elif destination.exists():
         if destination.samefile(path):
-            return  # the photos lie in the folder that is written
+            return  # the photos are already in the output folder
         destination.unlink()
     if how == "copy":
         shutil.copyfile(path, destination)

@@ -1,4 +1,4 @@
-"""Places of one object relative to another: which clearly hold, and which clearly do not."""
+"""Spatial relations between objects: which ones clearly hold, and which ones clearly do not."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from .wording import CARRIED, ENTERED, GROUNDED, SUPPORTS
 @dataclass(frozen=True)
 class SideRelation:
     """
-    A side of an anchor: its words, and whether an object clearly lies there or clearly does not, by a slack.
+    A side of an anchor: its words, and tests whether an object is clearly there or clearly not, with a slack.
 
-    An object that reaches far beyond the anchor on that side does not clearly lie elsewhere, wherever its center is.
+    An object that reaches far beyond the anchor on that side is not clearly elsewhere, wherever its center is.
     """
 
     words: tuple[str, ...]
@@ -48,25 +48,25 @@ OPPOSITE_SIDES = (SIDE_RELATIONS[1], SIDE_RELATIONS[0], SIDE_RELATIONS[3], SIDE_
 
 
 def gap(first: SceneObject, second: SceneObject) -> float:
-    """Distance between two boxes, 0 where they touch."""
+    """Returns the distance between two boxes, 0 if they touch."""
     across = max(first.left - second.right, second.left - first.right, 0)
     down = max(first.top - second.bottom, second.top - first.bottom, 0)
     return (across**2 + down**2) ** 0.5
 
 
 def _overlap_across(first: SceneObject, second: SceneObject) -> float:
-    """How much of the narrower of two boxes lies above or below the other one, as a share of its width."""
+    """Returns the horizontal overlap of two boxes, as a share of the width of the narrower one."""
     shared = min(first.right, second.right) - max(first.left, second.left)
     return max(shared, 0) / max(min(first.right - first.left, second.right - second.left), 1)
 
 
 def can_be_on(item: SceneObject, anchor: SceneObject) -> bool:
-    """Whether things of this kind are found on things of that kind."""
+    """Whether objects of the first category can be on objects of the second."""
     return item.category in SUPPORTS.get(anchor.category, ())
 
 
 def is_on(scene: Scene, item: SceneObject, anchor: SceneObject) -> bool:
-    """Whether one object clearly is on another: they touch, and it ends within the other and reaches above it."""
+    """Whether one object is clearly on another: they touch, and it ends within the other and reaches above it."""
     height = anchor.bottom - anchor.top
     inside = anchor.left <= item.center_x <= anchor.right
     if anchor.category == "dining table":
@@ -78,7 +78,7 @@ def is_on(scene: Scene, item: SceneObject, anchor: SceneObject) -> bool:
 
 
 def is_off(scene: Scene, item: SceneObject, anchor: SceneObject) -> bool:
-    """Whether one object clearly is not on another."""
+    """Whether one object is clearly not on another."""
     return not scene.touch(item, anchor) and gap(item, anchor) > 0.02 * scene.width
 
 
@@ -101,10 +101,10 @@ def is_under(item: SceneObject, anchor: SceneObject) -> bool:
 
 def depth_order(scene: Scene, item: SceneObject, anchor: SceneObject) -> int:
     """
-    1 where an object clearly is in front of another, -1 where it clearly is behind, 0 where neither is clear.
+    Returns 1 if an object is clearly in front of another, -1 if it is clearly behind it, and 0 if neither is clear.
 
-    Both stand on the ground, one partly above the other in the picture, and the lower edge is nearer. What may be on
-    or in the other, such as a rider, is neither.
+    Both must stand on the ground and overlap horizontally; the one with the lower bottom edge is nearer. For an object
+    that can be on or in the other one, such as a rider, neither is clear.
     """
     if scene.has_pasted or item.category not in GROUNDED or anchor.category not in GROUNDED:
         return 0
@@ -121,12 +121,12 @@ def depth_order(scene: Scene, item: SceneObject, anchor: SceneObject) -> int:
 
 
 def is_beside_in_depth(scene: Scene, item: SceneObject, anchor: SceneObject) -> bool:
-    """Whether an object clearly is neither in front of nor behind another, since all of it is left or right of it."""
+    """Whether an object is clearly neither in front of nor behind another, because it is entirely beside it."""
     return max(item.left, anchor.left) - min(item.right, anchor.right) > 0.02 * scene.width
 
 
 def is_between(item: SceneObject, left: SceneObject, right: SceneObject, slack: float) -> bool:
-    """Whether an object clearly lies between two others, of which one is left and one right of it, at their height."""
+    """Whether an object is clearly between two others, with one on its left and one on its right, at their height."""
     top, bottom = max(left.top, right.top), min(left.bottom, right.bottom)
     return (
         left.right <= item.center_x - slack
@@ -138,5 +138,5 @@ def is_between(item: SceneObject, left: SceneObject, right: SceneObject, slack: 
 
 
 def is_outside(item: SceneObject, left: SceneObject, right: SceneObject) -> bool:
-    """Whether an object clearly does not lie between two others."""
+    """Whether an object is clearly not between two others."""
     return item.center_x <= left.center_x or item.center_x >= right.center_x

@@ -1,4 +1,4 @@
-"""What the writer of expressions knows of a photo: its objects as boxes, areas and shares of colors."""
+"""The description of a photo from which expressions are generated: objects with boxes, areas and colors."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ class SceneObject:
         category (`str`): Name of its category.
         left, top, right, bottom (`float`): Its box in pixels.
         area (`float`): Its visible area in pixels.
-        is_crowd (`bool`): Whether it stands for several.
-        is_cut (`bool`): Whether so little of it is left in the picture that it is there but nothing to refer to.
-        colors (`ColorShares`, *optional*): Colors of its pixels, where known.
-        clothing (`ColorShares`, *optional*): Colors of what a person wears above the waist, where known.
+        is_crowd (`bool`): Whether the annotation stands for several objects.
+        is_cut (`bool`): Whether so little of it is left in the image that expressions should not refer to it.
+        colors (`ColorShares`, *optional*): Colors of its pixels, if known.
+        clothing (`ColorShares`, *optional*): Colors of the clothing of a person above the waist, if known.
     """
 
     annotation_id: int
@@ -55,9 +55,9 @@ class Scene:
         image_id (`int`): Id of the photo.
         width, height (`int`): Its size.
         objects (`tuple[SceneObject, ...]`): All annotated objects.
-        touching (`frozenset[frozenset[int]]`): Pairs of annotations whose masks touch, as far as contact can matter.
-        has_pasted (`bool`): Whether objects were pasted in, so that contact and depth mean nothing.
-        persons_only (`bool`): Whether only persons are annotated, so that nothing is known of all else.
+        touching (`frozenset[frozenset[int]]`): Pairs of annotations whose masks touch, for objects in contact.
+        has_pasted (`bool`): Whether objects were pasted in, so that contact and depth are not meaningful.
+        persons_only (`bool`): Whether only persons are annotated, so that other objects are not known.
     """
 
     image_id: int
@@ -73,7 +73,7 @@ class Scene:
         return frozenset((first.annotation_id, second.annotation_id)) in self.touching
 
     def is_at_edge(self, item: SceneObject) -> bool:
-        """Whether an object reaches the edge of the picture, which may then cut it."""
+        """Whether an object reaches the edge of the image, which may cut it."""
         slack = 0.01 * min(self.width, self.height)
         return (
             min(item.left, item.top) <= slack or item.right >= self.width - slack or item.bottom >= self.height - slack

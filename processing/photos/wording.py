@@ -1,4 +1,4 @@
-"""What is known of object categories: English names, singular and plural, and which are easily confused."""
+"""Properties of object categories: English names, singular and plural, and categories that are easily confused."""
 
 from collections.abc import Collection
 
@@ -7,8 +7,7 @@ NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six")
 ORDINAL_WORDS = ("", "first", "second", "third", "fourth", "fifth")
 ORDINAL_NUMERALS = ("", "1st", "2nd", "3rd", "4th", "5th")
 
-# Names that are irregular, have a usual synonym, or are written otherwise in COCO than people say. The first is the
-# usual one.
+# Names with an irregular plural, with common synonyms, or with another name in COCO. The first is the most common one.
 _NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "person": (("person", "people"),),
     "bicycle": (("bicycle", "bicycles"), ("bike", "bikes"), ("cycle", "cycles")),
@@ -54,7 +53,7 @@ _NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "hair drier": (("hair dryer", "hair dryers"), ("blow dryer", "blow dryers")),
 }
 
-# Names that also fit another category: not said where one of these is in the photo.
+# Names that also match other categories. They are not used if one of these is in the photo.
 _NAMES_SHARED_WITH: dict[str, frozenset[str]] = {
     name: frozenset(categories)
     for names, categories in (
@@ -71,7 +70,7 @@ _NAMES_SHARED_WITH: dict[str, frozenset[str]] = {
     for name in names
 }
 
-# Categories that one person calls so and another otherwise: none of a group is called absent where another is there.
+# Categories that people confuse: no category of a group is called absent if another one of the group is present.
 _CONFUSABLE: tuple[frozenset[str], ...] = tuple(
     frozenset(group)
     for group in (
@@ -103,14 +102,14 @@ _CONFUSABLE: tuple[frozenset[str], ...] = tuple(
     )
 )
 
-# What stands on the ground or is built in looks cut out wherever else it is pasted, and is seldom visible as a whole.
+# Categories that are not pasted: they stand on the ground or are built in, and are rarely visible as a whole.
 FIXTURES = frozenset(
     ("dining table", "bed", "couch", "sink", "oven", "refrigerator", "microwave", "toilet", "bench", "train")
 )
 
 ANIMALS = frozenset(("cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"))
 
-# What stands on the ground, so that its lower edge tells how near it is.
+# Categories that stand on the ground, so that their lower edge shows how near they are.
 GROUNDED = ANIMALS | frozenset(
     (
         *("person", "bicycle", "car", "motorcycle", "bus", "train", "truck", "boat", "bench", "chair", "couch"),
@@ -118,7 +117,7 @@ GROUNDED = ANIMALS | frozenset(
     )
 )
 
-# What a person carries or wears, with which one can tell people apart.
+# Things that people carry or wear, which can distinguish people.
 CARRIED = frozenset(
     (
         *("umbrella", "backpack", "handbag", "suitcase", "tie", "skis", "snowboard", "surfboard", "skateboard"),
@@ -135,7 +134,7 @@ _TABLEWARE = frozenset(
 )
 _ON_FURNITURE = frozenset(("person", "cat", "dog", "teddy bear", "book", "laptop", "remote", "backpack", "handbag"))
 
-# What can be on what.
+# For each category, the categories that can be on it.
 SUPPORTS: dict[str, frozenset[str]] = {
     "dining table": _TABLEWARE,
     "couch": _ON_FURNITURE,
@@ -146,10 +145,10 @@ SUPPORTS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("skateboard", "surfboard", "snowboard"), frozenset(("person",))),
 }
 
-# What people may be inside of, where neither is in front of the other.
+# Categories that people can be inside of, so that neither is in front of the other.
 ENTERED = frozenset(("car", "bus", "train", "truck", "boat"))
 
-# What has colors by which people tell it from its like: no food, no screen, nothing that hardly ever differs.
+# Categories whose objects people distinguish by color: not food, screens, or things that hardly differ in color.
 COLORED = (ANIMALS - {"zebra", "giraffe", "elephant"}) | frozenset(
     (
         *("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "bench", "bird", "backpack"),
@@ -163,9 +162,9 @@ COLORED = (ANIMALS - {"zebra", "giraffe", "elephant"}) | frozenset(
 
 def category_names(category: str, present: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
     """
-    Ways to call a category, each as (singular, plural), the usual one first.
+    Returns the names of a category, each as (singular, plural), the most common one first.
 
-    Names that would also fit another category that is `present` are left out.
+    Names that also match another category that is `present` are left out.
     """
     category = category.strip().lower().replace("_", " ")
     names = _NAMES.get(category, ((category, pluralize(category)),))
@@ -176,7 +175,7 @@ def category_names(category: str, present: Collection[str] = ()) -> tuple[tuple[
 
 
 def pluralize(noun: str) -> str:
-    """Regular English plural of the last word of a noun."""
+    """Returns the regular English plural of a noun."""
     if noun.endswith(("s", "x", "z", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
@@ -185,10 +184,10 @@ def pluralize(noun: str) -> str:
 
 
 def with_article(noun: str) -> str:
-    """A noun after "a" or "an"."""
+    """Returns a noun with "a" or "an"."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def confusable(first: str, second: str) -> bool:
-    """Whether an object of one category may well be called by the name of the other."""
+    """Whether people may call an object of one category by the name of the other."""
     return first == second or any(first in group and second in group for group in _CONFUSABLE)
