@@ -2,9 +2,41 @@
 """JMCELN model configuration."""
 
 from itertools import pairwise
+from math import isfinite
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.activations import ACT2FN
+
+
+# The smallest and the largest value of each whole number: with more, a model would not fit into any memory.
+_RANGES = {
+    "hidden_size": (1, 65536),
+    "mask_feature_size": (1, 65536),
+    "intermediate_size": (1, 262144),
+    "num_attention_heads": (1, 1024),
+    "max_key_size": (1, 1024),
+    "num_stages": (1, 64),
+    "num_context_tokens": (1, 1024),
+    "num_image_layers": (0, 256),
+    "num_fusion_layers": (0, 256),
+    "num_categories": (0, 65536),
+}
+_LARGEST_STRIDE = 1024
+
+
+def _is_whole(value: Any, smallest: int, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _whole_numbers(values: Any, name: str) -> list[int]:
+    if not isinstance(values, (list, tuple)) or not all(_is_whole(value, 0, 65536) for value in values):
+        raise ValueError(f"`{name}` must be a list of whole numbers, got {values!r}.")
+    return list(values)
 
 
 def _as_config(
@@ -185,15 +217,19 @@ class JMCELNConfig(PretrainedConfig):
             "backbone_config",
         )
         self.text_config = _as_config(text_config, {"model_type": "bert"}, "text_config")
-        self.feature_indices = None if feature_indices is None else list(feature_indices)
-        self.feature_channels = None if feature_channels is None else list(feature_channels)
+        self.feature_indices = None if feature_indices is None else _whole_numbers(feature_indices, "feature_indices")
+        self.feature_channels = (
+            None if feature_channels is None else _whole_numbers(feature_channels, "feature_channels")
+        )
         self.num_categories = num_categories
         if (feature_indices is None) != (feature_channels is None):
             raise ValueError("`feature_indices` and `feature_channels` belong together; give both or neither.")
         self.num_prefix_tokens = num_prefix_tokens
         num_features = self._count_features()
         self.feature_strides = (
-            [4 * 2**level for level in range(4)][-num_features:] if feature_strides is None else list(feature_strides)
+            [4 * 2**level for level in range(4)][-num_features:]
+            if feature_strides is None
+            else _whole_numbers(feature_strides, "feature_strides")
         )
         self.hidden_size = hidden_size
         self.mask_feature_size = mask_feature_size
@@ -248,22 +284,22 @@ class JMCELNConfig(PretrainedConfig):
         return len(features)
 
     def _validate_fields(self, num_features: int) -> None:
-        for name in (
-            "hidden_size",
-            "mask_feature_size",
-            "intermediate_size",
-            "num_attention_heads",
-            "max_key_size",
-            "num_stages",
-            "num_context_tokens",
-        ):
+        for name, (smallest, largest) in _RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
-        for name in ("num_image_layers", "num_fusion_layers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"`{name}` must be an integer of at least 0, got {value!r}.")
+            if not _is_whole(value, smallest, largest):
+                raise ValueError(
+                    f"`{name}` must be an integer of at least {smallest} and at most {largest}, got {value!r}."
+                )
+        if self.num_prefix_tokens is not None and not _is_whole(self.num_prefix_tokens, 0, 1024):
+            raise ValueError(
+                f"`num_prefix_tokens` must be an integer of at least 0 and at most 1024, got"
+                f" {self.num_prefix_tokens!r}."
+            )
+        for name in ("use_contextual_embedding", "use_alignment"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be `True` or `False`, got {getattr(self, name)!r}.")
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
         if self.num_context_tokens < 2:
             raise ValueError(
                 "`num_context_tokens` must be at least 2, one for the referent and one for the landmarks, got"
@@ -284,12 +320,19 @@ class JMCELNConfig(PretrainedConfig):
                 f"`feature_strides` has {len(self.feature_strides)} entries ({self.feature_strides}), but the"
                 f" backbone returns {num_features} feature maps; give one stride per map, fine to coarse."
             )
+        if self.feature_strides[-1] > _LARGEST_STRIDE:
+            raise ValueError(
+                f"`feature_strides` must not exceed {_LARGEST_STRIDE}, by which images are padded, got"
+                f" {self.feature_strides}."
+            )
         doubles = all(2 * fine == coarse for fine, coarse in pairwise(self.feature_strides))
         if self.feature_strides[0] < 1 or not doubles:
             raise ValueError(
                 f"Each entry of `feature_strides` must be twice the one before it, got {self.feature_strides}."
             )
-        if not 0.0 <= self.dropout < 1.0:
+        if not _is_number(self.layer_norm_eps) or self.layer_norm_eps <= 0:
+            raise ValueError(f"`layer_norm_eps` must be a number above 0, got {self.layer_norm_eps!r}.")
+        if not _is_number(self.dropout) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout!r}.")
         for name in (
             "binary_cross_entropy_weight",
@@ -299,8 +342,9 @@ class JMCELNConfig(PretrainedConfig):
             "landmark_loss_weight",
             "presence_loss_weight",
         ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if not _is_number(value) or value < 0:
+                raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
 
 
 __all__ = ["JMCELNConfig"]

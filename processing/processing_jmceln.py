@@ -19,6 +19,8 @@ from .visualization import draw_overlay  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
+MAX_TOKENS = 65536  # of an expression, where the tokenizer has no limit of its own
+
 
 class JMCELNTextKwargs(TypedDict, total=False):
     """Arguments that the processor passes on to its tokenizer."""
@@ -178,6 +180,11 @@ class JMCELNProcessor(ProcessorMixin):
         **text_kwargs: Any,
     ) -> dict[str, list]:
         expressions = [expression for group in groups for expression in group]
+        adds_special_tokens = text_kwargs.get("add_special_tokens") is not False
+        special_tokens = self.tokenizer.num_special_tokens_to_add() if adds_special_tokens else 0
+        longest = min(self.tokenizer.model_max_length, MAX_TOKENS)
+        _check_token_count("max_length", max_length, special_tokens + 1, longest)
+        _check_token_count("pad_to_multiple_of", text_kwargs.get("pad_to_multiple_of"), 1, longest)
         encoding = self.tokenizer(
             expressions,
             truncation=truncation,
@@ -187,8 +194,6 @@ class JMCELNProcessor(ProcessorMixin):
             return_attention_mask=True,
             **text_kwargs,
         )
-        adds_special_tokens = text_kwargs.get("add_special_tokens") is not False
-        special_tokens = self.tokenizer.num_special_tokens_to_add() if adds_special_tokens else 0
         limit = self.tokenizer.model_max_length if max_length is None else max_length
         for expression, mask in zip(expressions, encoding["attention_mask"], strict=True):
             if sum(mask) <= special_tokens:
@@ -225,6 +230,13 @@ class JMCELNProcessor(ProcessorMixin):
             )
 
 
+def _check_token_count(name: str, value: Any, smallest: int, largest: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+        raise ValueError(f"`{name}` must be a number of tokens from {smallest} to {largest}, got {value!r}.")
+
+
 def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
     """Returns the expressions of each image, and whether they form a dimension of their own."""
     single_image = images is not None and is_image_source(images)
@@ -248,6 +260,8 @@ def _group_expressions(text: Any, images: Any) -> tuple[list[list[str]], bool]:
         for expression in group:
             if not isinstance(expression, str):
                 raise TypeError(f"An expression must be a string, got {expression!r} in `text`.")
+            if any("\ud800" <= character <= "\udfff" for character in expression):
+                raise ValueError(f"`text` contains the expression {expression!r}, which is not valid Unicode text.")
             if not expression.strip():
                 raise ValueError(f"`text` contains the blank expression {expression!r}: describe what to find.")
     if image_count is not None and len(groups) != image_count:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -11,7 +12,14 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_transforms import normalize, rescale, resize
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
 
-from .image_loading_jmceln import ImageSource, describe_source, image_to_array, mask_to_array, split_images
+from .image_loading_jmceln import (
+    MAX_PIXELS,
+    ImageSource,
+    describe_source,
+    image_to_array,
+    mask_to_array,
+    split_images,
+)
 
 
 IGNORED = 255  # in `labels`: it is not known whether the pixel belongs to the referent
@@ -306,6 +314,10 @@ class JMCELNImageProcessor(BaseImageProcessor):
         """
         check_threshold("threshold", threshold)
         check_threshold("mask_threshold", mask_threshold)
+        if not hasattr(outputs, "logits"):
+            raise TypeError(
+                f"`outputs` must be what the model returns with `return_dict=True`, got a {type(outputs).__name__}."
+            )
         logits, presence_logits = outputs.logits, getattr(outputs, "presence_logits", None)
         if logits.ndim not in (3, 4):
             raise ValueError(
@@ -444,17 +456,19 @@ def masks_and_scores(
 
 
 def check_threshold(name: str, value: float) -> None:
-    """Raises a `ValueError` unless `value` lies in [0, 1]."""
+    """Raises a `TypeError` unless `value` is a number, and a `ValueError` unless it lies in [0, 1]."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
     if not 0 <= value <= 1:
         raise ValueError(f"`{name}` must lie between 0 and 1, got {value}.")
 
 
 def _target_size(entry: Any) -> tuple[int, int]:
-    edges = [int(edge) for edge in entry] if np.ndim(entry) == 1 else []
-    if len(edges) != 2 or min(edges) < 1:
+    edges = [int(edge) for edge in entry if np.isfinite(edge)] if np.ndim(entry) == 1 else []
+    if len(edges) != 2 or min(edges) < 1 or edges[0] * edges[1] > MAX_PIXELS:
         raise ValueError(
-            "`target_sizes` must contain one (height, width) in pixels per image, such as [(480, 640)], got the entry "
-            f"{entry!r}."
+            "`target_sizes` must contain one (height, width) in pixels per image, such as [(480, 640)], of at most "
+            f"{MAX_PIXELS} pixels, got the entry {entry!r}."
         )
     return edges[0], edges[1]
 
@@ -463,6 +477,8 @@ def _height_and_width(size: dict[str, int] | int | tuple[int, int]) -> dict[str,
     size = dict(get_size_dict(size))
     if set(size) != {"height", "width"} or not all(isinstance(edge, int) and edge > 0 for edge in size.values()):
         raise ValueError(f'`size` must be {{"height": ..., "width": ...}} with positive integers, got {size}.')
+    if size["height"] * size["width"] > MAX_PIXELS:
+        raise ValueError(f"`size` must not exceed {MAX_PIXELS} pixels, height times width, got {size}.")
     return size
 
 

@@ -9,6 +9,9 @@ from torch import nn
 from .configuration_jmceln import JMCELNConfig
 
 
+_MASK_VALUES = (0, 1, 255, -100)
+
+
 def mask_loss(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, has_target: torch.Tensor, config: JMCELNConfig
 ) -> torch.Tensor:
@@ -117,6 +120,23 @@ def landmark_loss(
 def map_sizes(maps: Iterable[torch.Tensor]) -> list[tuple[int, int]]:
     """Returns rows and columns of each map."""
     return [(each.shape[-2], each.shape[-1]) for each in maps]
+
+
+def check_mask_values(name: str, masks: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: if a mask holds anything but 0, 1 and the ignored values 255 and -100.
+    """
+    # A traced graph cannot depend on values.
+    if masks.dtype == torch.bool or torch.compiler.is_compiling() or torch.jit.is_tracing() or masks.is_meta:
+        return
+    is_known = torch.isin(masks, torch.tensor(_MASK_VALUES, device=masks.device))
+    if not bool(is_known.all()):
+        unknown = masks[~is_known][:5].tolist()
+        raise ValueError(
+            f"`{name}` must hold 1 at the object, 0 elsewhere, and 255 or -100 where a pixel is ignored; got"
+            f" {unknown}. Compare probabilities with a threshold, and a map of labels with the label that is meant."
+        )
 
 
 def _targets_and_weights(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Pipeline of the task "referring-image-segmentation": images and expressions in, masks and scores out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,7 +102,10 @@ class ReferringImageSegmentationPipeline(Pipeline):
                 Whether to cut expressions that are longer than the limit of the tokenizer. Otherwise they are an
                 error.
             timeout (`float`, defaults to 30):
-                Seconds to wait for a URL.
+                Seconds that a URL may take.
+            on_error (`str`, defaults to `"raise"`):
+                What happens if an image or its text is bad. `"raise"` ends with an error that names its position.
+                `"skip"` goes on with the others.
 
         Returns:
             For one image, a list with one dictionary per expression; for a list of images, a list of such lists; for a
@@ -111,6 +115,8 @@ class ReferringImageSegmentationPipeline(Pipeline):
             - `"mask"`: PIL image of mode "L", 255 on the referent and 0 elsewhere, of the size of the upright image.
             - `"score"`: from 0 to 1, see [`JMCELNImageProcessor.post_process_referring_segmentation`]. `threshold`
               empties masks but does not change scores.
+            - `"error"`, only with `on_error="skip"` and only if the image or its text is bad: what is wrong. `"score"`
+              and `"mask"` are then `None`, and so is `"label"` if there is no text.
 
         Raises:
             ValueError: If there is no image or no text, if their numbers do not match, if [`JMCELNProcessor`] rejects
@@ -120,7 +126,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         if images is None:
             raise ValueError("No image was given: pass an image, a list of images or a dataset as `images`.")
         if is_image_source(images) or isinstance(images, Mapping):
-            return super().__call__(_row(images, text), **kwargs)
+            return super().__call__(_request(None, lambda: images, text), **kwargs)
         if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
             images = list(images)
         if isinstance(images, (list, tuple)):
@@ -136,7 +142,15 @@ class ReferringImageSegmentationPipeline(Pipeline):
                     f"`text` has {len(text)} entries for {len(images)} images: give one expression, or one list of "
                     f"expressions, per image.{hint * (len(images) == 1)}"
                 )
-            rows = [_row(image, expressions) for image, expressions in zip(images, text, strict=True)]
+            rows = [
+                _request(position, lambda image=image: image, expressions)
+                for position, (image, expressions) in enumerate(zip(images, text, strict=True))
+            ]
+            on_error = kwargs.get("on_error") or self._preprocess_params.get("on_error", "raise")
+            for row in rows:
+                # Before the model sees any of them.
+                if "error" in row and on_error == "raise":
+                    _failed(row["error"], row, on_error)
             return super().__call__(rows, **kwargs)
         if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
             return super().__call__(_Rows(images, text), **kwargs)
@@ -157,16 +171,29 @@ class ReferringImageSegmentationPipeline(Pipeline):
         expressions_per_call: int | None = None,
         truncation: bool | None = None,
         timeout: float | None = None,
+        on_error: str | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         thresholds = _given(threshold=threshold, mask_threshold=mask_threshold)
         for name, value in thresholds.items():
             check_threshold(name, value)
-        if expressions_per_call is not None and expressions_per_call < 1:
-            raise ValueError(f"`expressions_per_call` must be at least 1, got {expressions_per_call}.")
+        if expressions_per_call is not None and (
+            not isinstance(expressions_per_call, int)
+            or isinstance(expressions_per_call, bool)
+            or expressions_per_call < 1
+        ):
+            raise ValueError(f"`expressions_per_call` must be an integer of at least 1, got {expressions_per_call!r}.")
+        for name, value in _given(return_overlay=return_overlay, truncation=truncation).items():
+            if not isinstance(value, bool):
+                raise TypeError(f"`{name}` must be `True` or `False`, got {value!r}.")
+        if timeout is not None and (not isinstance(timeout, Real) or not timeout > 0):
+            raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout!r}.")
+        if on_error not in (None, "raise", "skip"):
+            raise ValueError(f'`on_error` must be "raise" or "skip", got {on_error!r}.')
+        policy = _given(on_error=on_error)
         return (
-            _given(return_overlay=return_overlay, truncation=truncation, timeout=timeout),
+            _given(return_overlay=return_overlay, truncation=truncation, timeout=timeout, **policy),
             _given(expressions_per_call=expressions_per_call),
-            thresholds,
+            {**thresholds, **policy},
         )
 
     def preprocess(
@@ -175,7 +202,27 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return_overlay: bool = False,
         truncation: bool = False,
         timeout: float = 30.0,
+        on_error: str = "raise",
     ) -> dict[str, Any]:
+        try:
+            if "error" in row:
+                raise row["error"]
+            return self._prepare(row, return_overlay, truncation, timeout)
+        except Exception as error:
+            answers = _failed(error, row, on_error)
+        # A blank image takes the place of the bad one in its batch, and no expression is asked of it.
+        blank = self.processor.image_processor(Image.new("RGB", (1, 1)), return_tensors="pt")
+        request = {
+            "position": row["position"],
+            "expressions": [],
+            "answers": answers,
+            "input_ids": torch.zeros(0, 1, dtype=torch.long),
+            "attention_mask": torch.zeros(0, 1, dtype=torch.long),
+            "pixel_mask": blank["pixel_mask"][0] if "pixel_mask" in blank else None,
+        }
+        return {"pixel_values": blank["pixel_values"].to(self.dtype), "request": request}
+
+    def _prepare(self, row: Mapping[str, Any], return_overlay: bool, truncation: bool, timeout: float) -> dict:
         image = image_to_array(row["image"], timeout=timeout)
         expressions = row["text"]
         inputs = self.processor(
@@ -187,6 +234,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         )
         # The base class cannot batch tensors of different shapes, but it does batch mappings as they are.
         request = {
+            "position": row["position"],
             "expressions": expressions,
             "target_size": image.shape[:2],
             "input_ids": inputs["input_ids"][0],
@@ -205,8 +253,10 @@ class ReferringImageSegmentationPipeline(Pipeline):
         requests = [requests] if isinstance(requests, Mapping) else requests
         pixel_masks = [request["pixel_mask"] for request in requests]
         padding = {} if pixel_masks[0] is None else {"pixel_mask": torch.stack(pixel_masks)}
-        image_features = self.model.get_image_features(model_inputs["pixel_values"], **padding)
         results = [{"logits": [], "presence_logits": [], "request": request} for request in requests]
+        if not any(request["expressions"] for request in requests):
+            return {"results": results}
+        image_features = self.model.get_image_features(model_inputs["pixel_values"], **padding)
         counts = [len(request["expressions"]) for request in requests]
         step = max(1, expressions_per_call // len(requests))
         for start in range(0, max(counts), step):
@@ -222,22 +272,31 @@ class ReferringImageSegmentationPipeline(Pipeline):
         return {"results": results}
 
     def postprocess(
-        self, model_outputs: dict[str, Any], threshold: float = 0.5, mask_threshold: float = 0.5
+        self,
+        model_outputs: dict[str, Any],
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        on_error: str = "raise",
     ) -> list[dict[str, Any]]:
         result = model_outputs["results"]
         # The base class splits a batch before it calls this method, but not a single image.
         result = result[0] if isinstance(result, list) else result
         request = result["request"]
+        if "answers" in request:
+            return request["answers"]
         outputs = SimpleNamespace(
             logits=torch.cat(result["logits"])[None], presence_logits=torch.cat(result["presence_logits"])[None]
         )
-        (found,) = self.processor.post_process_referring_segmentation(
-            outputs,
-            threshold=threshold,
-            mask_threshold=mask_threshold,
-            target_sizes=[request["target_size"]],
-            pixel_mask=None if request["pixel_mask"] is None else request["pixel_mask"][None],
-        )
+        try:
+            (found,) = self.processor.post_process_referring_segmentation(
+                outputs,
+                threshold=threshold,
+                mask_threshold=mask_threshold,
+                target_sizes=[request["target_size"]],
+                pixel_mask=None if request["pixel_mask"] is None else request["pixel_mask"][None],
+            )
+        except ValueError as error:
+            return _failed(error, {"position": request["position"], "text": request["expressions"]}, on_error)
         answers = []
         for index, (expression, score, mask) in enumerate(
             zip(request["expressions"], found["scores"].tolist(), found["masks"], strict=True)
@@ -260,7 +319,7 @@ class _Rows(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return _row(self.dataset[index], self.text)
+        return _request(index, lambda: self.dataset[index], self.text)
 
 
 class _RowStream(torch.utils.data.IterableDataset):
@@ -271,7 +330,27 @@ class _RowStream(torch.utils.data.IterableDataset):
         self.text = text
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (_row(image, self.text) for image in self.images)
+        for position, image in enumerate(self.images):
+            yield _request(position, lambda image=image: image, self.text)
+
+
+def _request(position: int | None, read: Callable[[], Any], text: Any) -> dict[str, Any]:
+    """The image that `read` returns, its expressions and its position; or the error in place of the first two."""
+    try:
+        return {"position": position, **_row(read(), text)}
+    except Exception as error:
+        return {"position": position, "error": error}
+
+
+def _failed(error: Exception, row: Mapping[str, Any], on_error: str) -> list[dict[str, Any]]:
+    """What stands in the place of the results of a bad image; or raises the error with the position of the image."""
+    position = row["position"]
+    message = str(error) if position is None else f"images[{position}]: {error}"
+    if on_error == "skip":
+        return [{"label": label, "score": None, "mask": None, "error": message} for label in row.get("text") or [None]]
+    if position is None:
+        raise error
+    raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from error
 
 
 def _row(image: Any, text: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import os
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tenso
 
 SIXTEEN_TO_EIGHT_BIT = 257  # 65535 / 255
 CHANNEL_COUNTS = (1, 3, 4)
+MAX_PIXELS = 2 * 89478485  # of an image, as in Pillow
+MAX_DOWNLOAD = 256 * 2**20  # bytes
 
 
 def load_pil_image(source: str | os.PathLike | bytes | Image.Image, timeout: float | None = 30.0) -> Image.Image:
@@ -25,7 +28,8 @@ def load_pil_image(source: str | os.PathLike | bytes | Image.Image, timeout: flo
 
     Args:
         source: A path, an `http(s)` URL, a `data:image/...;base64,` string, the bytes of an image file, or a PIL
-        image. timeout: Seconds to wait for a URL; `None` waits forever.
+            image.
+        timeout: Seconds that a URL may take in all; `None` waits forever.
 
     Raises:
         ValueError: If the source cannot be found, downloaded or decoded, or if it has no pixels.
@@ -192,8 +196,7 @@ def _open(source: str | os.PathLike | bytes | Image.Image, timeout: float | None
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         # Some servers refuse the default agent of urllib.
         request = urllib.request.Request(source, headers={"User-Agent": "Mozilla/5.0 (compatible; jmceln)"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            return Image.open(io.BytesIO(response.read()))
+        return Image.open(io.BytesIO(_download(request, timeout)))
     if isinstance(source, str) and source.startswith("data:image/"):
         return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2], validate=True)))
     if isinstance(source, (str, os.PathLike)):
@@ -203,6 +206,20 @@ def _open(source: str | os.PathLike | bytes | Image.Image, timeout: float | None
     raise TypeError(f"Expected a path, URL, bytes or PIL image, got {describe_source(source)}.")
 
 
+def _download(request: urllib.request.Request, timeout: float | None) -> bytes:
+    # The timeout of urllib holds for each read alone: a server that sends a byte now and then would never end.
+    end = None if timeout is None else time.monotonic() + timeout
+    content = bytearray()
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        while block := response.read1(65536):
+            content += block
+            if len(content) > MAX_DOWNLOAD:
+                raise ValueError(f"the download has more than {MAX_DOWNLOAD} bytes")
+            if end is not None and time.monotonic() > end:
+                raise TimeoutError(f"the download took longer than `timeout`, {timeout} seconds")
+    return bytes(content)
+
+
 def _pil_to_array(image: Image.Image, convert_rgb: bool) -> np.ndarray:
     if image.mode.startswith("I;16") or image.mode == "F":
         return np.asarray(image)[..., None]
@@ -210,8 +227,10 @@ def _pil_to_array(image: Image.Image, convert_rgb: bool) -> np.ndarray:
         array = np.asarray(image)[..., None]
         # Older versions of Pillow open 16-bit grayscale files in this 32-bit mode.
         return array.astype(np.uint16) if array.max() > 255 and 0 <= array.min() <= array.max() <= 65535 else array
+    if image.mode == "La":  # Pillow converts it to no other mode
+        image = image.convert("LA")
     if convert_rgb or image.mode == "P":
-        has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+        has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info
         image = image.convert("RGBA" if has_alpha else "RGB")
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array

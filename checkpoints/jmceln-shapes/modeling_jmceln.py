@@ -18,7 +18,7 @@ from .category_matching import JMCELNCategoryMatcher, JMCELNCategoryReader, cate
 from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNComparisonWeights, JMCELNContextWriter  # noqa: F401
 from .fusion import JMCELNFusionLayer
-from .losses import expression_losses, landmark_loss
+from .losses import check_mask_values, expression_losses, landmark_loss
 from .outputs import JMCELNAnswers, JMCELNImageFeatures, JMCELNOutput, JMCELNTextFeatures
 from .padding import crop_features, group_by_size, original_order, pad_answers, pad_features
 from .pixel_decoder import JMCELNPixelDecoder, coarse_map_sizes
@@ -236,6 +236,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
             ValueError: If `pixel_values` is not a batch of images, if an image is not a rectangle in the upper left
                 corner, or if the feature maps do not have the strides of the configuration.
         """
+        _check_tensors(pixel_values=pixel_values, pixel_mask=pixel_mask)
         if pixel_values.ndim != 4 or 0 in pixel_values.shape:
             raise ValueError(
                 f"`pixel_values` must be a batch of images of shape (batch, 3, height, width), got"
@@ -333,6 +334,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         Raises:
             ValueError: If `input_ids` is not a batch of expressions, or `attention_mask` has another shape.
         """
+        _check_tensors(input_ids=input_ids, attention_mask=attention_mask)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if input_ids.ndim not in (2, 3) or 0 in input_ids.shape or attention_mask.shape != input_ids.shape:
@@ -340,6 +342,12 @@ class JMCELNModel(JMCELNPreTrainedModel):
                 "`input_ids` and `attention_mask` must both have the same shape, (batch, length) or (batch,"
                 f" expressions, length), without a dimension of size 0; got {tuple(input_ids.shape)} and"
                 f" {tuple(attention_mask.shape)}."
+            )
+        longest = getattr(self.config.text_config, "max_position_embeddings", None)
+        if longest is not None and input_ids.shape[-1] > longest:
+            raise ValueError(
+                f"`input_ids` has expressions of {input_ids.shape[-1]} tokens, but the text encoder reads at most"
+                f" {longest}: pass `truncation=True, max_length={longest}` to the processor."
             )
         text_kwargs = {}
         if self.config.output_attentions if output_attentions is None else output_attentions:
@@ -431,6 +439,7 @@ class JMCELNModel(JMCELNPreTrainedModel):
         ```
         """
         self._refuse_unknown(kwargs)
+        _check_tensors(labels=labels, landmark_masks=landmark_masks)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
@@ -505,19 +514,25 @@ class JMCELNModel(JMCELNPreTrainedModel):
         if input_ids is not None and text_features is not None:
             raise ValueError("Pass either `input_ids` or `text_features`, not both.")
         for name, features in (("image_features", image_features), ("text_features", text_features)):
-            if isinstance(features, tuple):
-                raise TypeError(f"`{name}` is a plain tuple: pass the output of `get_{name}` with `return_dict=True`.")
+            if features is not None and not hasattr(features, "last_hidden_state"):
+                raise TypeError(
+                    f"`{name}` is a {type(features).__name__}: pass the output of `get_{name}` with"
+                    " `return_dict=True`."
+                )
 
     @staticmethod
     def _check_masks(
         labels: torch.Tensor | None, landmark_masks: torch.Tensor | None, expected: tuple[int, ...]
     ) -> None:
         for name, masks in (("labels", labels), ("landmark_masks", landmark_masks)):
-            if masks is not None and tuple(masks.shape) != expected:
+            if masks is None:
+                continue
+            if tuple(masks.shape) != expected:
                 raise ValueError(
                     f"`{name}` must have the shape {expected}, one mask per expression at the size of the input, got"
                     f" {tuple(masks.shape)}."
                 )
+            check_mask_values(name, masks)
 
     def _answer_padded(
         self,
@@ -663,6 +678,12 @@ class JMCELNModel(JMCELNPreTrainedModel):
         is_counted = attention_mask.bool().any(dim=-1).flatten()
         num_items = is_counted.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return losses.masked_fill(~is_counted, 0).sum() / num_items
+
+
+def _check_tensors(**inputs: Any) -> None:
+    for name, value in inputs.items():
+        if value is not None and not isinstance(value, torch.Tensor):
+            raise TypeError(f"`{name}` must be a tensor, got a {type(value).__name__}: use `return_tensors='pt'`.")
 
 
 def visible_tokens(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -37,10 +37,70 @@ def test_refused_inputs():
     with pytest.raises(ValueError, match=r"\(batch, 3, height, width\), got \(3, 64, 64\)"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][0]})
     features = model.get_image_features(inputs["pixel_values"], return_dict=False)
-    with pytest.raises(TypeError, match="plain tuple"):
+    with pytest.raises(TypeError, match="`image_features` is a tuple"):
         model(image_features=features, input_ids=inputs["input_ids"])
     with pytest.raises(ValueError, match="got \\(0, 3, 64, 64\\)"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"][:0]})
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, float("nan"), float("inf"), 128])
+@pytest.mark.parametrize("name", ["labels", "landmark_masks"])
+def test_masks_of_other_values_are_refused(name, value):
+    model, inputs = random_model(), random_inputs(1, 2)
+    masks = {"labels": random_labels(inputs), "landmark_masks": random_labels(inputs)}
+    masks[name] = masks[name].float() if isinstance(value, float) else masks[name]
+    masks[name][0, 1, 5, 7] = value
+    with pytest.raises(ValueError, match=rf"`{name}` must hold 1 at the object.*got \[{value}\]"):
+        model(**inputs, **masks)
+
+
+def test_probabilities_are_no_labels():
+    model, inputs = random_model(), random_inputs(1, 2)
+    with pytest.raises(ValueError, match="Compare probabilities with a threshold"):
+        model(**inputs, labels=torch.rand(1, 2, 64, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bool])
+def test_masks_of_every_type_give_the_same_loss(dtype):
+    model, inputs = random_model(), random_inputs(1, 2)
+    labels = random_labels(inputs).clamp(max=1)
+    expected = model(**inputs, labels=labels).loss
+    assert torch.equal(model(**inputs, labels=labels.to(dtype)).loss, expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pixel_values", "input_ids", "attention_mask", "pixel_mask", "labels", "landmark_masks"],
+)
+@pytest.mark.parametrize("convert", [torch.Tensor.numpy, torch.Tensor.tolist])
+def test_what_is_no_tensor_is_named(name, convert):
+    model, inputs = random_model(), random_inputs(1, 2)
+    inputs["labels"] = inputs["landmark_masks"] = random_labels(inputs)
+    inputs["pixel_mask"] = torch.ones(1, 64, 64)
+    inputs[name] = convert(inputs[name])
+    with pytest.raises(TypeError, match=f"`{name}` must be a tensor, got a (ndarray|list)"):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("name", ["image_features", "text_features"])
+@pytest.mark.parametrize("features", [{"last_hidden_state": 1}, [1], 3])
+def test_features_that_are_no_output_are_named(name, features):
+    inputs = random_inputs(1, 1)
+    del inputs["pixel_values" if name == "image_features" else "input_ids"]
+    inputs.pop("attention_mask")
+    with pytest.raises(TypeError, match=f"`{name}` is a (dict|list|int): pass the output of `get_{name}`"):
+        random_model()(**inputs, **{name: features})
+
+
+def test_expressions_longer_than_the_text_encoder_reads_are_refused():
+    model, inputs = random_model(), random_inputs(1, 1)
+    longest = model.config.text_config.max_position_embeddings
+    for length in (longest, longest + 1):
+        inputs["input_ids"] = inputs["attention_mask"] = torch.ones(1, 1, length, dtype=torch.long)
+        if length == longest:
+            model(**inputs)
+    with pytest.raises(ValueError, match=rf"{longest + 1} tokens.*`truncation=True, max_length={longest}`"):
+        model(**inputs)
 
 
 def test_unknown_arguments_are_named_with_the_nearest():
@@ -70,7 +130,7 @@ def test_either_words_or_their_features(sizes_in_text):
     given = {name: features if name == "text_features" else inputs["input_ids"] for name in sizes_in_text}
     with pytest.raises(ValueError, match="`input_ids`"):
         model(inputs["pixel_values"], **given)
-    with pytest.raises(TypeError, match="`text_features` is a plain tuple: pass the output of `get_text_features`"):
+    with pytest.raises(TypeError, match="`text_features` is a tuple: pass the output of `get_text_features`"):
         model(inputs["pixel_values"], text_features=features.to_tuple())
 
 

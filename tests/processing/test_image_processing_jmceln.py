@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import io
 import threading
+import time
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +58,31 @@ def server(tmp_path: Path) -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{http_server.server_port}"
+        http_server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def endless_server() -> Iterator[str]:
+    """Serves bytes without an end: `slow` ones, one in a tenth of a second, and fast ones."""
+
+    class Endless(BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            is_slow = self.path.startswith("/slow")
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x" if is_slow else bytes(4096))
+                    time.sleep(0.1 if is_slow else 0)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as http_server:
         thread = threading.Thread(target=http_server.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{http_server.server_port}"
@@ -572,6 +599,29 @@ class TestBadInput:
         with pytest.raises(error, match=message):
             JMCELNImageProcessor(size=8)(images)
 
+    @pytest.mark.parametrize(
+        "mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "La", "RGBa"]
+    )
+    def test_every_mode_of_pillow_is_read(self, mode: str) -> None:
+        image = Image.new("LA", (4, 4)).convert("La") if mode == "La" else Image.new(mode, (4, 4))
+        assert image_to_array(image).shape == (4, 4, 3)
+
+    def test_sizes_beyond_any_memory_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"`size` must not exceed 178956970 pixels.*1000000"):
+            JMCELNImageProcessor(size=10**6)
+        with pytest.raises(ValueError, match="`size` must not exceed"):
+            JMCELNImageProcessor()(Image.new("RGB", (4, 4)), size={"height": 1, "width": 10**9})
+        with pytest.raises(ValueError, match=r"`target_sizes`.*at most 178956970 pixels.*\(1000000, 1000000\)"):
+            JMCELNImageProcessor().post_process_referring_segmentation(
+                SimpleNamespace(logits=torch.zeros(1, 4, 4)), target_sizes=[(10**6, 10**6)]
+            )
+
+    @pytest.mark.parametrize("outputs", [(torch.zeros(1, 4, 4),), [1], {"logits": torch.zeros(1, 4, 4)}])
+    def test_outputs_of_another_kind_are_named(self, outputs: Any) -> None:
+        for post_process in ("post_process_referring_segmentation", "post_process_semantic_segmentation"):
+            with pytest.raises(TypeError, match=r"`outputs` must be what the model returns.*got a (tuple|list|dict)"):
+                getattr(JMCELNImageProcessor(), post_process)(outputs)
+
     @pytest.mark.parametrize("suffix", [".jpg", ".png"])
     def test_a_truncated_file_is_named(self, picture: Image.Image, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"broken{suffix}"
@@ -580,6 +630,17 @@ class TestBadInput:
         for source in (path, Image.open(path)):
             with pytest.raises(ValueError, match=f"broken{suffix}.*complete image file"):
                 JMCELNImageProcessor(size=8)(source)
+
+    @pytest.mark.parametrize(("timeout", "reason"), [(0.5, "longer than `timeout`, 0.5 seconds"), (20, "bytes")])
+    def test_a_download_without_an_end_is_given_up(
+        self, endless_server: str, timeout: float, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("processing.image_loading_jmceln.MAX_DOWNLOAD", 2**16)
+        name = "slow" if timeout < 1 else "fast"
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=f"{name}.png.*{reason}"):
+            load_pil_image(f"{endless_server}/{name}.png", timeout=timeout)
+        assert time.monotonic() - start < 5
 
     def test_a_missing_page_is_named(self, server: str) -> None:
         with pytest.raises(ValueError, match=r"missing\.png.*404"):

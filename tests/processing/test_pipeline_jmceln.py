@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,19 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from transformers import pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNProcessor, ReferringImageSegmentationPipeline
-from processing.visualization import color_of, draw_overlay
+from processing.visualization import _eroded, color_of, draw_overlay
 from tests.tiny import tiny_config, tiny_processor
 
 
 Answer = dict[str, Any]
+FAILS_TO_LOAD = object()
 # An untrained model is sure of nothing: with the default thresholds all its masks are empty, and so alike.
 FINDS_SOMETHING = {"threshold": 0.0, "mask_threshold": 0.28}
 
@@ -330,6 +332,15 @@ class TestBadInput:
             ({"threshold": 2}, ValueError),
             ({"mask_threshold": -1}, ValueError),
             ({"expressions_per_call": 0}, ValueError),
+            ({"expressions_per_call": 2.5}, ValueError),
+            ({"threshold": "0.5"}, TypeError),
+            ({"mask_threshold": [0.5]}, TypeError),
+            ({"threshold": float("nan")}, ValueError),
+            ({"timeout": "x"}, ValueError),
+            ({"timeout": -1}, ValueError),
+            ({"return_overlay": "no"}, TypeError),
+            ({"truncation": "yes"}, TypeError),
+            ({"on_error": "pass"}, ValueError),
             ({"treshold": 0.5}, TypeError),
         ],
     )
@@ -347,6 +358,82 @@ class TestBadInput:
             ReferringImageSegmentationPipeline(model=model, device="cpu")
 
 
+class TestBadImagesAmongGoodOnes:
+    """One bad image of many: its position is named, or the others get their results all the same."""
+
+    TEXTS = ("star", ["square", "a"], "star", "the red circle")
+
+    @staticmethod
+    def sources(kind: str, images: list[Image.Image], bad: Any) -> Any:
+        rows = [
+            {"image": bad if position == 2 else image, "text": text}
+            for position, (image, text) in enumerate(zip(images, TestBadImagesAmongGoodOnes.TEXTS, strict=True))
+        ]
+
+        class Rows(torch.utils.data.Dataset):
+            def __len__(self) -> int:
+                return len(rows)
+
+            def __getitem__(self, index: int) -> Any:
+                if index == 2 and bad is FAILS_TO_LOAD:
+                    raise OSError("image file is truncated")
+                return rows[index]
+
+        return {"list": rows, "generator": (row for row in rows), "dataset": Rows()}[kind]
+
+    @pytest.mark.parametrize("kind", ["list", "generator", "dataset"])
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    def test_the_position_is_named(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image], kind: str, batch_size: int
+    ) -> None:
+        with pytest.raises(ValueError, match=r"images\[2\]: Cannot read the image 'nowhere.jpg'"):
+            list(pipe(self.sources(kind, images, "nowhere.jpg"), batch_size=batch_size))
+
+    @pytest.mark.parametrize("kind", ["list", "generator", "dataset"])
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    @pytest.mark.parametrize("bad", ["nowhere.jpg", b"no image", None, 3])
+    def test_the_others_get_their_results(
+        self,
+        pipe: ReferringImageSegmentationPipeline,
+        images: list[Image.Image],
+        kind: str,
+        batch_size: int,
+        bad: Any,
+    ) -> None:
+        results = list(pipe(self.sources(kind, images, bad), batch_size=batch_size, on_error="skip"))
+        assert len(results) == 4
+        for position in (0, 1, 3):
+            assert_same(results[position], pipe(images[position], self.TEXTS[position]))
+        (answer,) = results[2]
+        assert answer["error"].startswith("images[2]: ")
+        assert (answer["score"], answer["mask"]) == (None, None)
+        assert answer["label"] == (None if bad is None else "star")
+
+    def test_a_row_that_a_dataset_cannot_load(
+        self, pipe: ReferringImageSegmentationPipeline, images: list[Image.Image]
+    ) -> None:
+        rows = self.sources("dataset", images, FAILS_TO_LOAD)
+        with pytest.raises(ValueError, match=r"images\[2\]: image file is truncated"):
+            list(pipe(rows))
+        results = list(pipe(rows, on_error="skip"))
+        assert [answer["label"] for answers in results for answer in answers] == [
+            *("star", "square", "a", None, "the red circle")
+        ]
+
+    def test_one_image_and_nothing_but_bad_ones(self, pipe: ReferringImageSegmentationPipeline) -> None:
+        (answer,) = pipe("nowhere.jpg", "red", on_error="skip")
+        assert answer["label"] == "red"
+        assert "there is no such file" in answer["error"]
+        assert len(pipe(["nowhere.jpg"] * 3, "red", on_error="skip", batch_size=2)) == 3
+
+    def test_padded_images(self, model: JMCELNModel, images: list[Image.Image]) -> None:
+        processor = tiny_processor(keep_aspect_ratio=True)
+        pipe = ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu", **FINDS_SOMETHING)
+        results = pipe([images[0], "nowhere.jpg"], "star", batch_size=2, on_error="skip")
+        assert_same(results[0], pipe(images[0], "star"))
+        assert "nowhere.jpg" in results[1][0]["error"]
+
+
 class TestPackaging:
     def test_registered(self) -> None:
         assert "referring-image-segmentation" in PIPELINE_REGISTRY.get_supported_tasks()
@@ -356,6 +443,8 @@ class TestPackaging:
     ) -> None:
         pipe.save_pretrained(tmp_path)
         loaded = pipeline("referring-image-segmentation", model=str(tmp_path), trust_remote_code=True, device="cpu")
+        of_objects = pipeline("referring-image-segmentation", model=pipe.model, processor=pipe.processor)
+        assert_same(of_objects(images[0], "star", **FINDS_SOMETHING), pipe(images[0], "star"))
         assert_same(loaded(images[0], ["star", "red"], **FINDS_SOMETHING), pipe(images[0], ["star", "red"]))
 
 
@@ -386,6 +475,22 @@ class TestOverlay:
         assert [picture.width for picture in endless] == [480, 480]
         wide = draw_overlay(Image.new("RGB", (600, 30)), [Image.new("L", (600, 30))], captions=["star"])
         assert wide.width == 600
+
+    @pytest.mark.parametrize("margin", [0, 1, 3, 12])
+    @pytest.mark.parametrize("size", [(40, 30), (7, 5), (1, 1)])
+    def test_the_inside_of_an_outline_is_that_of_a_minimum_filter(self, size: tuple[int, int], margin: int) -> None:
+        pixels = np.random.default_rng(0).random(size[::-1]) < 0.97
+        mask = Image.fromarray(pixels.astype(np.uint8) * 255)
+        expected = mask.filter(ImageFilter.MinFilter(2 * margin + 1))
+        assert np.array_equal(_eroded(mask, margin), expected)
+
+    def test_a_large_picture_takes_seconds(self) -> None:
+        # A minimum filter of Pillow took more than 20 seconds.
+        mask = Image.new("L", (5000, 5000))
+        mask.paste(255, (500, 500, 4000, 4000))
+        start = time.process_time()
+        draw_overlay(Image.new("RGB", (5000, 5000)), [mask])
+        assert time.process_time() - start < 8
 
     def test_seven_colors_differ_and_repeat(self) -> None:
         colors = [color_of(index) for index in range(7)]

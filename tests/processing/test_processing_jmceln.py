@@ -262,6 +262,17 @@ class TestBadInput:
             ({"images": IMAGE, "text": [["red"], ["a"]]}, ValueError, "2 entries for 1 images"),
             ({"images": IMAGE, "text": "\u200b"}, ValueError, "no token"),
             ({"images": IMAGE, "text": "red " * 200}, ValueError, r"202 tokens.*limit of 128"),
+            ({"images": IMAGE, "text": "red \ud800"}, ValueError, "not valid Unicode text"),
+            *(
+                (
+                    {"text": "red", "truncation": True, "max_length": length},
+                    ValueError,
+                    f"from 3 to 128, got {length!r}",
+                )
+                for length in (1, 2, 0, -1, 129, 1000, 2.5, "5", True)
+            ),
+            ({"text": "red", "padding": "max_length", "max_length": 10**9}, ValueError, "`max_length` must be"),
+            ({"text": "red", "pad_to_multiple_of": -3}, ValueError, "`pad_to_multiple_of` must be .*from 1 to 128"),
             ({"images": IMAGE, "text": "red", "segmentation_maps": MASK[1:]}, ValueError, r"\(19, 30\)"),
             (
                 {"images": IMAGE, "text": "red", "segmentation_maps": np.eye(20, 30) + 7},
