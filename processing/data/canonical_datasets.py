@@ -12,11 +12,13 @@ from .canonical_rows import (
     canonical_features,
     check_canonical_row,
     check_image,
+    image_cells_without_bytes,
     is_excluded,
     reason_of,
 )
 from .hub_rows import rows_of_shard, shards_of
 from .load_options import LoadOptions, same_split
+from .masks import check_address
 
 
 def load_canonical_rows(
@@ -45,7 +47,12 @@ def load_canonical_rows(
             features=datasets.Features({**features, "image": datasets.Image()}),
             gen_kwargs={"shards": list(enumerate(shards))},
         )
-    read = undecoded if options.check_images else undecoded.remove_columns(["image"])
+    read: Iterable[dict[str, Any]] = undecoded
+    if not options.check_images:
+        annotations = undecoded.remove_columns(["image"])
+        read = (
+            {**row, "image": cell} for row, cell in zip(annotations, image_cells_without_bytes(undecoded), strict=True)
+        )
     chosen = [index for index, row in enumerate(read) if _is_usable(row, index, options, bad_rows)]
     bad_rows.summarize()
     if not chosen:
@@ -74,6 +81,7 @@ def _is_usable(row: Mapping[str, Any], place: int | str, options: LoadOptions, b
         if not same_split(row["split"], options.split) or is_excluded(row["image_id"], options.excluded):
             return False
         check_canonical_row(row)
+        check_address(row["image"])
         if options.check_images:
             check_image(row["image"], [*row["masks"], *(row.get("landmarks") or [])])
     except DATA_ERRORS as error:

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from ..evaluation.referring_segmentation_metric.run_lengths import check_compressed
-from .masks import RunLengthMask, open_image_cell
+from .masks import RunLengthMask, check_address, open_image_cell
 
 
 logger = logging.getLogger(__name__)
@@ -277,6 +277,15 @@ def check_canonical_row(row: Mapping[str, Any]) -> None:
     common_size([*masks, *landmarks])
 
 
+def image_cells_without_bytes(rows: datasets.Dataset, column: str = "image") -> Iterator[dict[str, Any]]:
+    """Yields the undecoded image cells of a dataset without reading the bytes of the images, which become `b""`."""
+    for table in rows.select_columns([column]).with_format("arrow").iter(1000):
+        cells = table.column(column).combine_chunks()
+        has_bytes = cells.field("bytes").is_valid().to_pylist()
+        for is_inside, path in zip(has_bytes, cells.field("path").to_pylist(), strict=True):
+            yield {"bytes": b"" if is_inside else None, "path": path}
+
+
 def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
     """
     Reads the `(height, width)` of an undecoded image cell from the header of the file.
@@ -286,8 +295,7 @@ def image_size_from_header(cell: Mapping[str, Any]) -> tuple[int, int]:
     Raises:
         ValueError: If the cell is empty, or if the header cannot be read.
     """
-    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        raise ValueError("the image is missing")
+    check_address(cell)
     try:
         with open_image_cell(cell) as file, Image.open(file) as image:
             width, height = image.size

@@ -20,10 +20,12 @@ from .canonical_rows import (
     find_image,
     group_by_image,
     group_consecutive,
+    image_cells_without_bytes,
     is_excluded,
     reason_of,
 )
 from .hub_adapters import Adapter
+from .masks import check_address
 
 
 # Part of the cache key of parsed rows in `datasets`. Increase it when an adapter reads rows in another way.
@@ -86,8 +88,7 @@ def _image_cell(
     """Returns the undecoded image in the format of `datasets`. Raises a `ValueError` if it is missing or unusable."""
     if source.image_folder is not None:
         cell = {"bytes": None, "path": str(find_image(source.image_folder, file_name, image_id))}
-    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        raise ValueError("the image is missing")
+    check_address(cell)
     if source.check_images:
         check_image(cell, [referent.mask for referent in referents])
     return {"bytes": cell.get("bytes"), "path": cell.get("path")}
@@ -160,7 +161,13 @@ def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_pr
     bad_rows = BadRows(source.label, on_bad_row)
     images = group_by_image(_parsed_rows(parsed, bad_rows))
     file_names = None if has_images else list(parsed["file_name"])
-    cells = rows.select_columns([image_column]) if has_images and source.check_images else None
+    cells: Any = None
+    if has_images:
+        cells = (
+            rows.select_columns([image_column])[image_column]
+            if source.check_images
+            else list(image_cells_without_bytes(rows, image_column))
+        )
     first_rows, annotations = [], []
     for index, image_id, referents in images:
         columns = annotation_columns(referents, image_id, source.dataset, source.split)
@@ -168,7 +175,9 @@ def read_rows(rows: datasets.Dataset, source: RowSource, on_bad_row: str, num_pr
             if file_names is not None:
                 columns["image"] = _image_cell(None, file_names[index], image_id, referents, source)
             elif cells is not None:
-                check_image(cells[index][image_column], [referent.mask for referent in referents])
+                check_address(cells[index])
+                if source.check_images:
+                    check_image(cells[index], [referent.mask for referent in referents])
         except DATA_ERRORS as error:
             bad_rows.report(index, reason_of(error))
             continue

@@ -213,15 +213,29 @@ def open_image_cell(cell: Mapping[str, Any]) -> BinaryIO:
     """
     if cell.get("bytes") is not None:
         return io.BytesIO(cell["bytes"])
+    check_address(cell)
     path = str(cell["path"])
     if "://" not in path:
         return Path(path).open("rb")
-    root = path.rpartition("::")[2]
-    if "://" in root and not root.startswith(("hf://", "file://")):
-        raise ValueError(f"images are not read from URLs such as {path!r}: download the image and give its path")
     from datasets.utils.file_utils import xopen  # slow to import, and needed only for such paths
 
     return xopen(path, "rb")
+
+
+def check_address(cell: Mapping[str, Any] | None) -> None:
+    """
+    Checks that reading an undecoded image cell causes no request to an address that the data choose.
+
+    Raises:
+        ValueError: If its path is a URL other than one on the Hub, or if there is no image.
+    """
+    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+        raise ValueError("the image is missing")
+    root = str(cell["path"]).rpartition("::")[2]
+    if cell.get("bytes") is None and "://" in root and not root.startswith(("hf://", "file://")):
+        raise ValueError(
+            f"images are not read from URLs such as {cell['path']!r}: download the image and give its path"
+        )
 
 
 def _cell_to_rle(cell: Mapping[str, Any], height: int, width: int) -> RunLengthMask:

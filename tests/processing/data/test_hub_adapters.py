@@ -8,11 +8,18 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
-from processing.data.canonical_rows import BadRowError, coco_image_id, find_image, image_size_from_header
+from processing.data.canonical_rows import (
+    BadRowError,
+    canonical_features,
+    coco_image_id,
+    find_image,
+    image_size_from_header,
+)
 from processing.data.hub_adapters import (
     ADAPTERS,
     HUB_DATASETS,
@@ -24,6 +31,7 @@ from processing.data.hub_adapters import (
 )
 from processing.data.masks import decode_mask, encode_mask, to_rle
 from processing.data.referring_datasets import load_referring_dataset
+from tests.processing.canonical_rows import canonical_row
 from tests.processing.refer_fixtures import World, rectangle, write_parquet
 
 
@@ -364,6 +372,28 @@ def test_data_cannot_make_this_machine_ask_for_an_address(world, tmp_path, monke
             image_size_from_header({"bytes": None, "path": path})
         with pytest.raises(ValueError, match="not read from URLs"):
             to_rle({"bytes": None, "path": path}, 4, 5)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("check_images", [False, True])
+@pytest.mark.parametrize("is_canonical", [False, True])
+def test_an_address_in_a_row_is_named_and_never_asked_for(
+    world, tmp_path, monkeypatch, caplog, is_canonical, check_images, streaming
+):
+    if is_canonical:
+        rows, features = [canonical_row(number) for number in range(3)], canonical_features()
+    else:
+        rows, features = world.refcoco_m_rows(encode_mask)
+    folder = write_parquet(tmp_path / "refcoco-m", "train", rows, features)
+    rows[1]["image"] = {"bytes": None, "path": "http://127.0.0.1:9/photo.png"}
+    # `to_parquet` itself would ask for the photo.
+    table = datasets.Dataset.from_list(rows, features=features).data.table
+    pyarrow.parquet.write_table(table, next((folder / "data").glob("*.parquet")))
+    monkeypatch.setattr("socket.socket.connect", lambda *_, **__: pytest.fail("a connection was opened"))
+    options = {"streaming": streaming, "check_images": check_images}
+    loaded = list(load_referring_dataset(folder, "train", **options))
+    assert [row["image_id"] for row in loaded] == [str(row["image_id"]) for row in rows if row is not rows[1]]
+    assert "not read from URLs such as 'http://127.0.0.1:9/photo.png'" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../secret.jpg", "..\\secret.jpg", 7, None])
