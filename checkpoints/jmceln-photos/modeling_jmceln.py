@@ -344,7 +344,8 @@ class JMCELNModel(JMCELNPreTrainedModel):
                 f" {tuple(attention_mask.shape)}."
             )
         longest = getattr(self.config.text_config, "max_position_embeddings", None)
-        if longest is not None and input_ids.shape[-1] > longest:
+        # In a traced graph the length may be unknown.
+        if longest is not None and not torch.compiler.is_compiling() and input_ids.shape[-1] > longest:
             raise ValueError(
                 f"`input_ids` has expressions of {input_ids.shape[-1]} tokens, but the text encoder reads at most"
                 f" {longest}: pass `truncation=True, max_length={longest}` to the processor."
