@@ -68,7 +68,7 @@ def objects_table(report: Report) -> str:
 
 
 def levels_with(score: str) -> tuple[str, ...]:
-    """The levels that have a score; which object is meant is asked of single targets."""
+    """Returns the levels that have a score. `chosen` is only defined for single targets."""
     return tuple(level for level in LEVELS if score != "chosen" or level != "multiple")
 
 
@@ -154,7 +154,7 @@ def transitions_table(report: Report) -> str:
 
 
 def landmarks_table(report: Report) -> str:
-    """Whether an error lies in the landmarks or behind them, for every level that has any."""
+    """Formats, for each level with landmarks, whether errors come from the landmarks or from what follows."""
     rows = [["variant", "level", "finds all landmarks", "then the right object", "else the right object",
              "wrong to right", "right to wrong"]]  # fmt: skip
     for variant in measured(report):
@@ -243,7 +243,7 @@ def as_markdown(report: Report) -> str:
 
 
 def draw(report: Report, path: Path) -> None:
-    """By level, a line a variant, with standard errors: mIoU, and beside it its gain over the baseline."""
+    """Plots mIoU by level, one line per variant, with standard errors, and next to it the gain over the baseline."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), layout="constrained")

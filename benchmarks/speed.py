@@ -88,7 +88,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--preset", choices=PRESETS, default="quick", help="which measurements to take")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, help="parts of the benchmark")
     parser.add_argument("--sizes", type=int, nargs="+", help="sides of the input; the first is used where one is")
-    parser.add_argument("--expressions", type=int, nargs="+", help="counts of expressions an image")
+    parser.add_argument("--expressions", type=int, nargs="+", help="numbers of expressions per image")
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -99,7 +99,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--batch_images", type=int, nargs="+", default=[1, 2, 4, 8], help="images at once")
     parser.add_argument("--training_images", type=int, nargs="+", help="images in a training step")
-    parser.add_argument("--training_expressions", type=int, nargs="+", help="expressions an image in training")
+    parser.add_argument("--training_expressions", type=int, nargs="+", help="expressions per image in training")
     parser.add_argument("--memory_images", type=int, nargs="+", help="images in a training step, for its memory")
     parser.add_argument("--many_expressions", type=int, default=200, help="asked in chunks, for their memory")
     parser.add_argument("--rounds", type=int, help="how often each call is timed")

@@ -34,7 +34,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["relation", "chain2"], help="default: both")
-    parser.add_argument("--count", type=int, default=3, help="expressions a level (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=3, help="expressions per level (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=100, help="scenes to draw them from (default: %(default)s)")
     parser.add_argument("--image-size", type=int, default=96, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="which expressions (default: %(default)s)")

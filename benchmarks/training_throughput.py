@@ -56,7 +56,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--expressions", type=int, nargs="+", default=[1, 2, 4, 8], help="expressions an image")
+    parser.add_argument(
+        "--expressions", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of expressions per image"
+    )
     parser.add_argument("--images", type=int, default=2, help="images in a step")
     parser.add_argument("--image_size", type=int, default=224, help="side of the input in pixels")
     parser.add_argument("--repetitions", type=int, default=5, help="measured steps of each count")

@@ -84,8 +84,8 @@ def main():
     arrow(axes, (17.15, 3.65), (17.75, 3.65))
     arrow(axes, (16.95, 6.3), (18.45, 4.2), "convex\nupsampling", (1.0, 0.55), bend=-0.35)
 
-    axes.text(0, 7.6, "once an image", fontsize=12, weight="bold", color="#1f5c99")
-    axes.text(0, 0.2, "once an expression", fontsize=12, weight="bold", color="#5f3b73")
+    axes.text(0, 7.6, "once per image", fontsize=12, weight="bold", color="#1f5c99")
+    axes.text(0, 0.2, "once per expression", fontsize=12, weight="bold", color="#5f3b73")
     axes.text(
         6.0,
         0.2,

@@ -126,7 +126,7 @@ class Segmenter:
         )
 
     def _encode_text(self, expressions: tuple[str, ...]) -> Any:
-        """What the model knows of expressions: encoded once while the same ones are asked of photo after photo."""
+        """Returns the text features of expressions, encoded once if they are used for many photos."""
         if expressions not in self._texts:
             inputs = self.processor(text=[list(expressions)], return_tensors="pt").to(self.model.device)
             while len(self._texts) >= _KEPT_TEXTS:

@@ -128,7 +128,7 @@ def load_own_folder(
     """
     given = sorted(name for name, value in unused.items() if value is not None)
     if given:
-        raise ValueError(f"{path} holds images, masks and texts, and has no use for {given}")
+        raise ValueError(f"{path} is a folder of your own data, for which {given} have no effect: omit them")
     folder = OwnFolder(path, text_field, image_folder)
     name = options.dataset_name or folder.path.resolve().name
     bad_rows = options.bad_rows(f"{name} {options.split}")

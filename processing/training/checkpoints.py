@@ -98,7 +98,7 @@ def newest_intact_checkpoint(output_dir: str | Path) -> str | None:
     damaged = []
     for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
         if not (folder / CHECKSUMS_FILE).is_file() and _step(folder) is None:
-            logger.warning("The run was killed while it wrote %s, which is passed over", folder)
+            logger.warning("Skipped %s, since the run was killed while it wrote it", folder)
             continue
         try:
             check_resumable(folder)

@@ -64,7 +64,7 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add what the adapters learned to the matrices beside them, and remove the adapters."""
+    """Merges the adapters into the matrices that they belong to, and removes them."""
     for name, layer in list(model.named_modules()):
         if hasattr(layer, "lora_A"):
             layer.merge()

@@ -143,7 +143,7 @@ def test_whole_run_writes_json_tables_figure_and_page(tmp_path: Path, capsys: py
     again = speed.main(["--from_json", str(docs / "performance" / "cpu.json"), "--output", str(output)])
     assert as_markdown(again) == as_markdown(results)
     page.write_text("no markers")
-    with pytest.raises(ValueError, match="must hold the lines"):
+    with pytest.raises(ValueError, match="must contain each of the two markers"):
         document(results, docs)
 
 

@@ -107,11 +107,11 @@ def test_check_tells_whether_the_card_is_up_to_date(tmp_path, capsys):
 
 @pytest.mark.parametrize("card", ["no markers", f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}"])
 def test_a_card_without_its_markers_is_refused(card):
-    with pytest.raises(ValueError, match="needs these two lines"):
+    with pytest.raises(ValueError, match="must contain each of the two markers"):
         make_results_table.fill(card, "text")
 
 
 def test_other_json_is_refused(tmp_path):
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"other\.json is no result"):
+    with pytest.raises(ValueError, match=r"other\.json is not a result"):
         make_results_table.read_results(tmp_path / "other.json")

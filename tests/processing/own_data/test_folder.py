@@ -264,7 +264,7 @@ def test_folders_of_other_kinds_are_left_to_the_other_readers(tmp_path: Path) ->
 
 def test_options_of_other_sources_are_refused(tmp_path: Path) -> None:
     folder = write_good_folder(tmp_path / "data", count=2)
-    with pytest.raises(ValueError, match="no use for \\['partition'\\]"):
+    with pytest.raises(ValueError, match="\\['partition'\\] have no effect"):
         load_referring_dataset(folder, "train", partition="unc")
     with pytest.raises(ValueError, match="validation_share"):
         load_referring_dataset(folder, "train", validation_share=1.5)

@@ -166,7 +166,7 @@ def test_a_phrase_is_encoded_once_for_all_images(
 
 @pytest.mark.parametrize("source", ["", "*.png"])
 def test_a_folder_or_pattern_without_photos_is_named(tmp_path: Path, source: str) -> None:
-    with pytest.raises(ValueError, match=r"no photo in the folder|no file fits"):
+    with pytest.raises(ValueError, match=r"no image in the folder|no file matches"):
         list(read_requests([str(tmp_path / source)], ["the star"]))
 
 
