@@ -90,13 +90,13 @@ def _images_of(source: str) -> list[str]:
         suffixes = {*Image.EXTENSION, *VIDEO_SUFFIXES}
         found = [str(file) for file in path.iterdir() if file.suffix.lower() in suffixes]
         if not found:
-            raise ValueError(f"there is no photo in the folder {source!r}")
+            raise ValueError(f"there is no image in the folder {source!r}")
         return sorted(found, key=by_number)
     if not path.exists() and glob.has_magic(source) and "://" not in source:
         # `Path.glob` takes no absolute pattern.
         found = [name for name in glob.glob(source, recursive=True) if Path(name).is_file()]  # noqa: PTH207
         if not found:
-            raise ValueError(f"no file fits the pattern {source!r}")
+            raise ValueError(f"no file matches the pattern {source!r}")
         return sorted(found, key=by_number)
     return [source]  # whether it can be read is found out later, and said with its name
 
