@@ -368,7 +368,7 @@ def test_refusals(photos):
         ({"images": "move"}, "`images` must be"),
         ({"validation_share": 1.5}, "validation_share"),
         ({"exclude_image_ids": range(1, 7)}, "no image of"),
-        ({"levels": ["color"]}, "unknown levels"),
+        ({"levels": ["texture"]}, "unknown levels"),
     ):
         with pytest.raises(ValueError, match=message):
             write(photos, **options)
