@@ -4,7 +4,8 @@ import base64
 import http.client
 import io
 import os
-import time
+import queue
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -207,17 +208,32 @@ def _open(source: str | os.PathLike | bytes | Image.Image, timeout: float | None
 
 
 def _download(request: urllib.request.Request, timeout: float | None) -> bytes:
-    # The timeout of urllib holds for each read alone: a server that sends a byte now and then would never end.
-    end = None if timeout is None else time.monotonic() + timeout
-    content = bytearray()
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        while block := response.read1(65536):
-            content += block
-            if len(content) > MAX_DOWNLOAD:
-                raise ValueError(f"the download has more than {MAX_DOWNLOAD} bytes")
-            if end is not None and time.monotonic() > end:
-                raise TimeoutError(f"the download took longer than `timeout`, {timeout} seconds")
-    return bytes(content)
+    # The timeout of urllib holds for each read alone: a server that sends a byte now and then, of its headers even,
+    # would never end. So the download is waited for, and left to itself when the time is over.
+    outcomes: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def read() -> None:
+        content = bytearray()
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                while not stopped.is_set() and (block := response.read1(65536)):
+                    content += block
+                    if len(content) > MAX_DOWNLOAD:
+                        raise ValueError(f"the download has more than {MAX_DOWNLOAD} bytes")
+            outcomes.put(bytes(content))
+        except Exception as error:
+            outcomes.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        outcome = outcomes.get(timeout=timeout)
+    except queue.Empty:
+        stopped.set()
+        raise TimeoutError(f"the download took longer than `timeout`, {timeout} seconds") from None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _pil_to_array(image: Image.Image, convert_rgb: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from numbers import Real
 from typing import Any, NamedTuple, TypedDict
 
@@ -464,7 +465,7 @@ def check_threshold(name: str, value: float) -> None:
 
 
 def _target_size(entry: Any) -> tuple[int, int]:
-    edges = [int(edge) for edge in entry if np.isfinite(edge)] if np.ndim(entry) == 1 else []
+    edges = [int(edge) for edge in entry if isfinite(edge)] if np.ndim(entry) == 1 else []
     if len(edges) != 2 or min(edges) < 1 or edges[0] * edges[1] > MAX_PIXELS:
         raise ValueError(
             "`target_sizes` must contain one (height, width) in pixels per image, such as [(480, 640)], of at most "

@@ -34,6 +34,7 @@ import modeling_jmceln  # noqa: F401 - registers the model with AutoModel
 
 from ..command_line import CommandParser
 from ..data.referring_datasets import load_referring_dataset
+from ..pipeline_jmceln import check_finite_weights
 from ..shapes.dataset import shapes_dataset
 from .controls import CONTROLS
 from .evaluation import (
@@ -182,6 +183,7 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
     processor = AutoProcessor.from_pretrained(arguments.model, **options)
     configure_processor(processor, settings)
     model = AutoModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype), **options)
+    check_finite_weights(model, f"The model {arguments.model}")
     model.eval().to(device)
     with state.main_process_first():
         dataset = load_dataset(arguments)

@@ -59,8 +59,10 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoProcessor
 
     from .. import ReferringImageSegmentationPipeline  # this also registers the processor with the Auto classes
+    from ..pipeline_jmceln import check_finite_weights
 
     model = JMCELNModel.from_pretrained(options.model, dtype=torch.float32).eval()
+    check_finite_weights(model, f"The model {options.model}")
     processor = AutoProcessor.from_pretrained(options.model, trust_remote_code=False)
     size = (processor.image_processor.size["height"], processor.image_processor.size["width"])
     folder = options.output

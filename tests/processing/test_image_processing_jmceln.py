@@ -67,7 +67,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def endless_server() -> Iterator[str]:
-    """Serves bytes without an end: `slow` ones, one in a tenth of a second, and fast ones."""
+    """Serves bytes without an end: `fast` ones, `slow` ones, one in a tenth of a second, and `headers` as slow."""
 
     class Endless(BaseHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -75,8 +75,12 @@ def endless_server() -> Iterator[str]:
 
         def do_GET(self) -> None:
             self.send_response(200)
-            self.end_headers()
-            is_slow = self.path.startswith("/slow")
+            if self.path.startswith("/headers"):
+                self.flush_headers()
+                self.wfile.write(b"X-Endless: ")
+            else:
+                self.end_headers()
+            is_slow = not self.path.startswith("/fast")
             with contextlib.suppress(OSError):
                 while True:
                     self.wfile.write(b"x" if is_slow else bytes(4096))
@@ -631,12 +635,18 @@ class TestBadInput:
             with pytest.raises(ValueError, match=f"broken{suffix}.*complete image file"):
                 JMCELNImageProcessor(size=8)(source)
 
-    @pytest.mark.parametrize(("timeout", "reason"), [(0.5, "longer than `timeout`, 0.5 seconds"), (20, "bytes")])
+    @pytest.mark.parametrize(
+        ("name", "timeout", "reason"),
+        [
+            ("slow", 0.5, "longer than `timeout`, 0.5 seconds"),
+            ("headers", 0.5, "longer than `timeout`, 0.5 seconds"),
+            ("fast", 20, "more than 65536 bytes"),
+        ],
+    )
     def test_a_download_without_an_end_is_given_up(
-        self, endless_server: str, timeout: float, reason: str, monkeypatch: pytest.MonkeyPatch
+        self, endless_server: str, name: str, timeout: float, reason: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("processing.image_loading_jmceln.MAX_DOWNLOAD", 2**16)
-        name = "slow" if timeout < 1 else "fast"
         start = time.monotonic()
         with pytest.raises(ValueError, match=f"{name}.png.*{reason}"):
             load_pil_image(f"{endless_server}/{name}.png", timeout=timeout)
