@@ -20,7 +20,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import AutoTokenizer, EarlyStoppingCallback, set_seed
 
 from modeling_jmceln import JMCELNModel
 
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         train_rows = load_training_rows(data_arguments)
         eval_rows = load_evaluation_rows(data_arguments)
     processor = build_processor(model_arguments, train_rows)
+    if checkpoint is not None:
+        refuse_other_words(processor, checkpoint)
     if training_arguments.should_log:
         warn_of_unknown_words(processor, train_rows)
     model = build_model(model_arguments, processor)
@@ -325,6 +327,22 @@ def refuse_other_settings(folder: str, settings: Mapping[str, Any]) -> None:
             " `output_dir`, or use the same settings. `--resume_from_checkpoint never` starts from the beginning in"
             " this folder, and `--resume_from_checkpoint <checkpoint>` resumes from a checkpoint with the new"
             " settings."
+        )
+
+
+def refuse_other_words(processor: JMCELNProcessor, checkpoint: str) -> None:
+    """
+    Raises:
+        ValueError: If the tokens of a checkpoint have other ids now, as with `tokenizer: words` on changed data.
+    """
+    if not (Path(checkpoint) / "tokenizer_config.json").is_file():
+        return
+    before, now = AutoTokenizer.from_pretrained(checkpoint).get_vocab(), processor.tokenizer.get_vocab()
+    changed = sorted(token for token in before.keys() | now.keys() if before.get(token) != now.get(token))
+    if changed:
+        raise ValueError(
+            f"The tokenizer of {checkpoint} has other ids for {len(changed)} tokens, such as {changed[:3]}, so its"
+            " weights would read other words. If the training data have changed, name another `output_dir`."
         )
 
 

@@ -394,6 +394,22 @@ def test_a_run_falls_back_from_a_damaged_checkpoint_to_the_same_result(tmp_path,
     assert same_weights(broken / "model.safetensors", whole / "model.safetensors")
 
 
+def test_a_checkpoint_is_not_gone_on_with_under_other_words(tmp_path):
+    settings = str(write_settings(tmp_path, eval_strategy="no", max_steps=2))
+    train.main([settings])
+    (tmp_path / "run" / "all_results.json").unlink()
+    # Other data at the same place, with as many words.
+    rows = datasets.load_from_disk(str(tmp_path / "rows"))
+    columns = rows.features
+    changed = [[text.replace("square", "ball") for text in row] for row in rows["expressions"]]
+    rows = rows.remove_columns("expressions").add_column("expressions", changed, feature=columns["expressions"])
+    rows.save_to_disk(tmp_path / "other")
+    shutil.rmtree(tmp_path / "rows")
+    (tmp_path / "other").rename(tmp_path / "rows")
+    with pytest.raises(ValueError, match=r"other ids for \d+ tokens, such as \['ball', 'below', 'blue'\]"):
+        train.main([settings])
+
+
 def test_a_run_of_weights_alone_is_not_begun_anew_in_silence(tmp_path):
     options = {"eval_strategy": "no", "eval_data": {}, "max_steps": 2, "save_only_model": True}
     settings = str(write_settings(tmp_path, **options))
