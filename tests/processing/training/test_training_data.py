@@ -56,9 +56,9 @@ def test_refuses_what_cannot_be_loaded_or_joined(folder):
     with pytest.raises(ValueError, match="needs `split`"):
         load_rows({"name": str(folder)})
     rows = load_rows({"name": str(folder), "split": "train"})
-    with pytest.raises(ValueError, match="one kind"):
+    with pytest.raises(ValueError, match="different kinds"):
         join_rows([rows, GeneratedShapes(image_size=48)])
-    with pytest.raises(ValueError, match="one kind"):
+    with pytest.raises(ValueError, match="different kinds"):
         join_rows([rows, rows.to_iterable_dataset()])
 
 
