@@ -71,7 +71,8 @@ def _tile(row: Mapping[str, Any], expression: int, number: int) -> Image.Image:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     levels = row.get("levels")
     level = f" {levels[expression]}:" if levels else ""
-    caption = f"{number}{level} {row['expressions'][expression]}"
+    absent = "" if mask.getbbox() else " (not in the image)"
+    caption = f"{number}{level} {row['expressions'][expression]}{absent}"
     return draw_overlay(
         image.resize(size, Image.Resampling.LANCZOS),
         [mask.resize(size, Image.Resampling.NEAREST)],
