@@ -129,8 +129,9 @@ class JMCELNProcessor(ProcessorMixin):
             JMCELNProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **arguments
         )
         text_kwargs, images_kwargs = dict(merged["text_kwargs"]), dict(merged["images_kwargs"])
-        return_tensors = text_kwargs.pop("return_tensors", None) or images_kwargs.get("return_tensors")
-        images_kwargs.pop("return_tensors", None)
+        found = [each.pop("return_tensors", None) for each in (text_kwargs, images_kwargs)]
+        # Transformers 5.0 loses it in the merge if other arguments are grouped.
+        return_tensors = arguments.get("return_tensors") or found[0] or found[1]
 
         data: dict[str, Any] = {}
         groups, is_nested = None, False

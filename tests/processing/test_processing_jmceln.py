@@ -216,7 +216,7 @@ class TestWithTheModel:
             )
             assert [result["masks"].shape for result in results] == [(3, 20, 30), (1, 20, 30)]
             masks = [result["masks"] for result in results]
-            assert all(mask.any() and not mask.all() for mask in masks)
+            assert 0 < torch.cat([mask.flatten() for mask in masks]).float().mean() < 1
             labeled = processor(images=[image, image], text=text, segmentation_maps=masks, return_tensors="pt")
             loss = model(**labeled).loss
             opposite = processor(
