@@ -12,6 +12,8 @@ import griffe
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# The first line of an argument, such as "input_ids (`torch.LongTensor` of shape `(batch, length)`): Tokens."
+ARGUMENT = re.compile(r"^(?P<name> +[*\w]+(?:, [*\w]+)* \()(?P<type>.*?)(?P<end>\):)(?= |$)", re.MULTILINE)
 NAME = re.compile(r"\[`(?P<short>~?)(?P<name>[\w.]+)`\](?!\[|\()")
 
 
@@ -36,6 +38,8 @@ def with_links(text: str, documented: dict[str, str]) -> str:
         shown = name.rpartition(".")[2] if match["short"] else name
         return f"[`{shown}`][{documented[name]}]" if name in documented else f"`{shown}`"
 
+    # The type of an argument is rendered as code, in which marks would be seen.
+    text = ARGUMENT.sub(lambda match: match["name"] + re.sub(r"[`*\[\]~]", "", match["type"]) + match["end"], text)
     return NAME.sub(link, text)
 
 

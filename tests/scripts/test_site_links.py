@@ -54,6 +54,15 @@ def test_names_in_docstrings_become_links_where_they_are_documented() -> None:
     )
 
 
+def test_types_of_arguments_are_plain() -> None:
+    line = "    processor ([`JMCELNProcessor`], *optional*): Of [`JMCELNProcessor`]."
+    assert with_links(line, {"JMCELNProcessor": "processing.JMCELNProcessor"}) == (
+        "    processor (JMCELNProcessor, optional): Of [`JMCELNProcessor`][processing.JMCELNProcessor]."
+    )
+    line = "    input_ids (`torch.LongTensor` of shape `(batch, length)`): Tokens."
+    assert with_links(line, {}) == "    input_ids (torch.LongTensor of shape (batch, length)): Tokens."
+
+
 def pages_of_the_repository() -> list[Path]:
     folders = (REPOSITORY, REPOSITORY / "docs", REPOSITORY / "examples")
     return sorted(path for folder in folders for path in folder.glob("**/*.md" if folder.name == "docs" else "*.md"))
