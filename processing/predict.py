@@ -167,19 +167,21 @@ def mask_path(folder: Path, index: int, expression: str) -> Path:
 def predict_many(options: argparse.Namespace) -> int:
     """Writes the results for many images to `--output-dir`, prints a summary, and returns how many images failed."""
     from .app.predictions import Segmenter
+    from .folder_lock import exclusive_folder
     from .prediction.batch import predict_into_folder
     from .prediction.requests import read_requests
 
     pipe = load_pipeline(options.model, options.device, options.dtype)
-    counts = predict_into_folder(
-        Segmenter(pipe.model, pipe.processor),
-        read_requests(options.image, options.text, options.frame_step),
-        options.output_dir,
-        options.formats,
-        options.threshold,
-        options.mask_threshold,
-        options.model,
-    )
+    with exclusive_folder(options.output_dir):
+        counts = predict_into_folder(
+            Segmenter(pipe.model, pipe.processor),
+            read_requests(options.image, options.text, options.frame_step),
+            options.output_dir,
+            options.formats,
+            options.threshold,
+            options.mask_threshold,
+            options.model,
+        )
     before = f", {counts.done_before} done before" if counts.done_before else ""
     print(f"{counts.done} images done{before}, {counts.failed} failed: {options.output_dir}")
     return counts.failed

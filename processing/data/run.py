@@ -17,6 +17,7 @@ from pathlib import Path
 from ..command_line import CommandParser
 from ..photos.expressions import LEVELS as PHOTO_LEVELS
 from ..photos.refer_writer import CocoPhotos, write_coco_refer_folder
+from ..safe_files import replacing
 from ..shapes.dataset import shapes_dataset
 from ..shapes.expressions import LEVELS as SHAPES_LEVELS
 from .leak_filter import held_out_by_all
@@ -157,7 +158,8 @@ def write_shapes(options: argparse.Namespace) -> None:
         options.split, options.images, options.seed, image_size=options.image_size, levels=options.levels
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(options.output)
+    with replacing(options.output) as unfinished:
+        rows.to_parquet(unfinished)
     print(f"{options.output}: {len(rows)} images, {sum(map(len, rows['expressions']))} expressions")
 
 

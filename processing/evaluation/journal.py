@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..safe_files import drop_incomplete_line
+
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +72,7 @@ class EvaluationJournal:
     def drop_incomplete_line(self) -> None:
         """Removes an incomplete last line that a killed process left. Call this before the first `append`."""
         if self._path.exists():
-            content = self._path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                self._path.write_bytes(whole)
+            drop_incomplete_line(self._path)
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("process-*.jsonl"))

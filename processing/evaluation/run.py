@@ -21,6 +21,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ import modeling_jmceln  # noqa: F401 - registers the model with AutoModel
 
 from ..command_line import CommandParser
 from ..data.referring_datasets import load_referring_dataset
+from ..folder_lock import exclusive_folder
 from ..pipeline_jmceln import check_finite_weights
+from ..safe_files import replace_text
 from ..shapes.dataset import shapes_dataset
 from .controls import CONTROLS
 from .evaluation import (
@@ -178,6 +181,16 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
     fields["controls"] = tuple(CONTROLS) if arguments.controls == [] else tuple(arguments.controls)
     settings = EvaluationSettings(**fields, keep_masks=arguments.save_predictions or arguments.sheet_cases > 0)
     state = PartialState(cpu=arguments.device == "cpu")
+    output_folder = arguments.output_dir or default_output_folder(arguments)
+    command = shlex.join(["jmceln", "evaluate", *(argument_list or sys.argv[1:])])
+    with exclusive_folder(output_folder) if state.is_main_process else nullcontext():
+        return run(arguments, settings, state, output_folder, command)
+
+
+def run(
+    arguments: argparse.Namespace, settings: EvaluationSettings, state: PartialState, output_folder: Path, command: str
+) -> dict[str, Any] | None:
+    """Scores the model or goes on with what a killed evaluation did, and returns the results on the main process."""
     device = torch.device(arguments.device) if arguments.device and state.num_processes == 1 else state.device
     options = {"trust_remote_code": arguments.trust_remote_code, "revision": arguments.model_revision}
     processor = AutoProcessor.from_pretrained(arguments.model, **options)
@@ -188,7 +201,6 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
     with state.main_process_first():
         dataset = load_dataset(arguments)
 
-    output_folder = arguments.output_dir or default_output_folder(arguments)
     if arguments.overwrite and state.is_main_process and (output_folder / "journal").exists():
         shutil.rmtree(output_folder / "journal")
     state.wait_for_everyone()
@@ -244,7 +256,7 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
         "scores": collected["scores"],
         "controls": collected["controls"],
         "run": {
-            "command": shlex.join(["jmceln", "evaluate", *(argument_list or sys.argv[1:])]),
+            "command": command,
             "expressions_scored_by_main_process": scored,
             "seconds": round(seconds, 3),
             "processes": state.num_processes,
@@ -253,10 +265,10 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
             "packages": package_versions(),
         },
     }
-    (output_folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    replace_text(output_folder / "results.json", json.dumps(results, indent=2) + "\n")
     title = f"{model_facts['name']} on {data_facts['dataset']} {data_facts['split']}, protocol {settings.protocol}"
     table = f"{title}, in percent\n\n{results_table(results)}\n"
-    (output_folder / "results.md").write_text(table, encoding="utf-8")
+    replace_text(output_folder / "results.md", table)
     print(f"{table}\n{output_folder / 'results.json'}")
     if arguments.save_predictions:
         write_predictions(journal, settings, output_folder / "predictions.jsonl")

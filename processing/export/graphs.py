@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from modeling_jmceln import JMCELNImageFeatures, JMCELNModel
 
+from ..safe_files import replacing
 from .onnx_inference import DECODER, ENCODER, graph_path
 
 
@@ -110,12 +111,14 @@ def write_graphs(programs: dict[str, ExportedProgram], folder: Path, num_levels:
         DECODER: (["input_ids", "attention_mask", *features], ["logits", "presence_logits"]),
     }
     for name, program in programs.items():
-        torch.export.save(program, folder / f"{name}.pt2")
+        with replacing(folder / f"{name}.pt2") as unfinished:
+            torch.export.save(program, unfinished)
         input_names, output_names = names[name]
         graph = torch.onnx.export(
             program, (), dynamo=True, input_names=input_names, output_names=output_names, verbose=False
         )
-        graph.save(graph_path(folder, name, quantized=False), external_data=False)
+        with replacing(graph_path(folder, name, quantized=False)) as unfinished:
+            graph.save(unfinished, external_data=False)
 
 
 def quantize(folder: Path) -> None:
@@ -123,11 +126,12 @@ def quantize(folder: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     for name in (ENCODER, DECODER):
-        quantize_dynamic(
-            graph_path(folder, name, quantized=False),
-            graph_path(folder, name, quantized=True),
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            # With signed weights, sums saturate on CPUs without VNNI.
-            weight_type=QuantType.QUInt8,
-        )
+        with replacing(graph_path(folder, name, quantized=True)) as unfinished:
+            quantize_dynamic(
+                graph_path(folder, name, quantized=False),
+                unfinished,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                # With signed weights, sums saturate on CPUs without VNNI.
+                weight_type=QuantType.QUInt8,
+            )

@@ -24,6 +24,7 @@ import torch
 from modeling_jmceln import JMCELNModel
 
 from ..command_line import CommandParser
+from ..safe_files import replace_text
 from .comparison import largest_difference, run_model, run_programs, score_scenes, time_forms
 from .graphs import example_inputs, quantize, quiet_exporter, trace, write_graphs
 from .onnx_inference import load_onnx_pipeline
@@ -31,6 +32,7 @@ from .onnx_inference import load_onnx_pipeline
 
 # The largest allowed difference of any probability between the model and the exported graphs.
 TOLERANCE = 1e-3
+REPORT = "export.json"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,6 +69,7 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     size = (processor.image_processor.size["height"], processor.image_processor.size["width"])
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
+    remove_graphs(folder)
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -99,14 +102,20 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
         if options.scenes:
             original = ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu")
             report["mIoU"] = score_scenes({"torch": original, **pipelines}, options.scenes)
-    (folder / "export.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    replace_text(folder / REPORT, json.dumps(report, indent=2) + "\n")
     for name in ("torch.export", "onnx"):
         if not differences[name] <= TOLERANCE:
             raise RuntimeError(
                 f"The probabilities of the {name} graphs differ from those of the model by {differences[name]:.2e},"
-                f" more than {TOLERANCE:g}: do not use these graphs. See {folder / 'export.json'} for details."
+                f" more than {TOLERANCE:g}: do not use these graphs. See {folder / REPORT} for details."
             )
     return report
+
+
+def remove_graphs(folder: Path) -> None:
+    """Remove what an earlier export wrote, so that a killed one leaves no graphs of two models side by side."""
+    for path in [folder / REPORT, *folder.glob("*.onnx"), *folder.glob("*.pt2")]:
+        path.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

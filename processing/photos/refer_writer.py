@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..data.canonical_rows import find_image
 from ..data.masks import mask_area, to_rle
+from ..safe_files import replace_text
 from .annotated_photo import AnnotatedPhoto, coco_annotations, read_annotated_photo, scene_of_photo
 from .augmentation import augment_photo, fit_size, resize_photo
 from .expressions import ExpressionWriter, GradedExpression
@@ -298,8 +299,9 @@ def write_coco_refer_folder(
         "annotations": [annotation for new in made for annotation in new.annotations],
         "categories": categories,
     }
-    (output / "instances.json").write_text(json.dumps(used), "utf-8")
-    (output / REFERENCES_FILE).write_text(json.dumps(references), "utf-8")
+    replace_text(output / "instances.json", json.dumps(used))
+    # Last, since it says that the folder is whole.
+    replace_text(output / REFERENCES_FILE, json.dumps(references))
     return dict(counts)
 
 

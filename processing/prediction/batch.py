@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..app import pictures
 from ..app.predictions import Photo, Result, Segmenter
 from ..data.masks import decode_mask
+from ..safe_files import drop_incomplete_line, replace_text
 from .polygons import mask_to_polygons
 from .requests import Request, UnusableRequest
 
@@ -98,7 +99,7 @@ def predict_into_folder(
             done.add(key)
             counts.done += 1
     if "polygons" in formats:
-        (folder / ANNOTATIONS).write_text(json.dumps(coco_annotations(_read(folder))), encoding="utf-8")
+        replace_text(folder / ANNOTATIONS, json.dumps(coco_annotations(_read(folder))))
     return counts
 
 
@@ -176,7 +177,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{str(folder)!r} contains predictions with another {other[0]} ({found.get(other[0])!r}, now "
                 f"{settings[other[0]]!r}): choose another folder"
             )
-    path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(settings, indent=1) + "\n")
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:
@@ -184,10 +185,6 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     path = folder / PREDICTIONS
     if not path.is_file():
         return []
-    entries, whole = [], []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            entries.append(json.loads(line))
-            whole.append(line)
-    path.write_text("".join(whole), encoding="utf-8")
-    return entries
+    drop_incomplete_line(path)
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

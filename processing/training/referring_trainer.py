@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
@@ -226,12 +227,21 @@ class ReferringTrainer(Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._save_checkpoint(*args, **kwargs)
-        self.accelerator.wait_for_everyone()  # other processes write their own files
         folder = Path(self._get_output_dir(trial=kwargs.get("trial"))) / f"checkpoint-{self.state.global_step}"
-        # `save_total_limit` may have deleted the new checkpoint.
-        if self.args.should_save and folder.is_dir():
-            write_checksums(folder)
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()  # other processes write their own files
+            # `save_total_limit` may have deleted the new checkpoint.
+            if self.args.should_save and folder.is_dir():
+                write_checksums(folder)
+        # The writers of the files raise different errors when the disk is full.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"The checkpoint {str(folder)!r} cannot be written: {error}. If the disk is full, make room, and start"
+                " the run again with the same command: it goes on from its newest checkpoint."
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         sharded = self.model

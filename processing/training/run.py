@@ -5,15 +5,17 @@ A run is described by a YAML file in `configs/`. Options override its fields:
     jmceln train configs/refcoco.yaml --image_folder coco/train2014 --learning_rate 1e-4
     torchrun --nproc_per_node 8 --no-python jmceln train configs/refcoco.yaml --output_dir runs/refcoco
 
-If a run is interrupted, the same command resumes it from its newest checkpoint. `docs/training.md` explains the
-settings, `docs/scaling.md` training on many GPUs and machines. TensorBoard shows curves and predictions:
-`tensorboard --logdir runs`.
+If a run is interrupted, the same command resumes it from its newest checkpoint. SIGTERM makes it
+save a checkpoint first. `docs/training.md` explains the settings, `docs/scaling.md` training on many GPUs and
+machines. TensorBoard shows curves and predictions: `tensorboard --logdir runs`.
 """
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from modeling_jmceln import JMCELNModel
 
 from .. import JMCELNProcessor
 from ..data.leak_filter import held_out_by_all
+from ..folder_lock import exclusive_folder
 from ..names import nearest_name
 from .arguments import DataArguments, ModelArguments, ReferringTrainingArguments, parse_arguments
 from .augmentation import MaskingAugmentation
@@ -38,6 +41,7 @@ from .lora import add_adapters, has_adapters, merge_adapters
 from .prediction_pictures import PredictionPictures
 from .referring_trainer import ReferringTrainer
 from .run_settings import RESULTS_FILE, differing_settings, read_settings, write_settings
+from .stop_signal import StopSignal
 from .trainer_metrics import TrainerMetrics
 from .training_data import EndlessSampler, GeneratedShapes, StreamedImages, join_rows, load_rows
 from .unknown_words import find_unknown_words
@@ -53,6 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     if not data_arguments.train_data:
         raise ValueError("There is no training data: pass a YAML file with `train_data`.")
     set_up_logging(training_arguments)
+    # The other processes of a run on several GPUs are of the same run.
+    is_main = training_arguments.process_index == 0
+    with exclusive_folder(training_arguments.output_dir) if is_main else nullcontext():
+        return run(model_arguments, data_arguments, training_arguments)
+
+
+def run(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: ReferringTrainingArguments
+) -> dict[str, float]:
+    """
+    Train, or go on with a run that was killed, and return the scores of its end.
+
+    Raises:
+        SystemExit: If the run was told to stop by SIGTERM, after a checkpoint was saved.
+    """
     settings = run_settings(model_arguments, data_arguments, training_arguments)
     checkpoint = find_checkpoint(training_arguments, settings)
     finished = read_results(training_arguments, settings)
@@ -85,7 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     else:
         if checkpoint is not None:
             logger.info("Resuming from %s", checkpoint)
+        stop_signal = StopSignal()
+        trainer.add_callback(stop_signal)
         scores = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        if stop_signal.was_sent:
+            logger.warning("Stopped by SIGTERM. Started again with the same command, the run goes on from here.")
+            sys.exit(128 + signal.SIGTERM)
     scores = {**scores, **final_scores(trainer)}
     if has_adapters(model):
         merge_adapters(model)
@@ -314,7 +338,11 @@ def read_results(arguments: ReferringTrainingArguments, settings: Mapping[str, A
     if arguments.resume_from_checkpoint != "auto" or not path.is_file():
         return None
     refuse_other_settings(arguments.output_dir, settings)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        logger.warning("%s is damaged: the run is finished anew from its newest checkpoint", path)
+        return None
 
 
 def refuse_other_settings(folder: str, settings: Mapping[str, Any]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..safe_files import replace_text
+
 
 SETTINGS_FILE = "settings.json"
 # The last file that a run writes.
@@ -33,7 +35,7 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
 def write_settings(settings: Mapping[str, Any], folder: str | Path) -> None:
     """Writes settings to a folder, which is created if needed."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+    replace_text(Path(folder) / SETTINGS_FILE, json.dumps(settings, indent=2, default=str))
 
 
 def differing_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
