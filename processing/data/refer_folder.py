@@ -140,6 +140,8 @@ def reference_split(reference: Mapping[str, Any]) -> str:
     Raises:
         DATA_ERRORS: If it is missing or not a string.
     """
+    if not isinstance(reference, Mapping):
+        raise ValueError(f"a reference must be a mapping, got {reference!r:.80}")
     split = reference["split"]
     if not isinstance(split, str):
         raise ValueError(f"`split` must be a string, got {split!r}")

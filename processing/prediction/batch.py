@@ -186,5 +186,12 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     drop_incomplete_line(path)
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    entries = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                entries.append({name: entry[name] for name in ("image", "expressions", "size", "results")})
+            except (ValueError, KeyError, TypeError, RecursionError):  # noqa: PERF203 - one line spares the others
+                tqdm.write(f"{path}, line {number} is damaged: its image is done again", file=sys.stderr)
+    return entries

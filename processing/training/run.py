@@ -5,9 +5,9 @@ A run is described by a YAML file in `configs/`. Options override its fields:
     jmceln train configs/refcoco.yaml --image_folder coco/train2014 --learning_rate 1e-4
     torchrun --nproc_per_node 8 --no-python jmceln train configs/refcoco.yaml --output_dir runs/refcoco
 
-If a run is interrupted, the same command resumes it from its newest checkpoint. SIGTERM makes it
-save a checkpoint first. `docs/training.md` explains the settings, `docs/scaling.md` training on many GPUs and
-machines. TensorBoard shows curves and predictions: `tensorboard --logdir runs`.
+If a run is interrupted, the same command resumes it from its newest checkpoint. SIGTERM makes it save a checkpoint
+first. `docs/training.md` explains the settings, `docs/scaling.md` training on many GPUs and machines. TensorBoard
+shows curves and predictions: `tensorboard --logdir runs`.
 """
 
 import json
