@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo bench ablation test lint types docs clean
+.PHONY: help environment demo bench ablation test fuzz versions lint types docs clean
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +39,13 @@ runs/shapes_trunk/model.safetensors: | $(INSTALLED)
 test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED) ## Runs all tests
 	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: $(INSTALLED) ## Sends damaged files and odd values to every reader: ARGS="--minutes 5"
+	$(PYTHON) -m tests.fuzz.run $(ARGS)
+
+versions: $(INSTALLED) ## Runs tests on several releases of transformers, and loads what one saved in all others
+	$(PYTHON) scripts/check_versions.py $(ARGS)
 
 lint: $(INSTALLED) ## Checks style and format
 	$(PYTHON) -m ruff check .

@@ -74,6 +74,23 @@ def test_every_format_says_the_same(checkpoint: Path, photos: Path, tmp_path: Pa
         assert Image.open(overlay).size == (60, 40)
 
 
+def test_a_damaged_line_is_named_and_its_image_done_again(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "found"
+    arguments = ("--image", str(photos / "*.png"), "--text", "the star")
+    assert run(checkpoint, output, *arguments) == 0
+    whole = (output / "predictions.jsonl").read_text(encoding="utf-8")
+    first, second = whole.splitlines(keepends=True)
+    (output / "predictions.jsonl").write_text(first[:20] + "\n" + second, encoding="utf-8")
+    capsys.readouterr()
+    assert run(checkpoint, output, *arguments) == 0
+    captured = capsys.readouterr()
+    assert "1 images done, 1 done before, 0 failed" in captured.out
+    assert "predictions.jsonl, line 1 is damaged" in captured.err
+    assert (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[1:] == [second, first]
+
+
 def test_it_goes_on_where_it_stopped(
     checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,168 @@
+"""Run the tests on several releases of transformers, and load what each of them saved in all others.
+
+python scripts/check_versions.py                               # the fast tests on all releases; an hour on two cores
+python scripts/check_versions.py --versions 4.57.6 5.24.0 --tests tests/modeling_jmceln
+
+Each release gets an environment below `.compat/` that takes torch and all else from the environment of this script,
+and brings `huggingface_hub` and `datasets` as its release of transformers needs them. The table goes to the standard
+output and, with `--output`, into a file. The exit code is 1 if a test fails or logits differ.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+COMPAT = REPOSITORY / ".compat"
+INSTALLED = importlib.metadata.version("transformers")
+VERSIONS = ("4.57.6", "5.0.0", "5.17.0", INSTALLED, "5.24.0")
+TESTS = ("tests/modeling_jmceln", "tests/processing")
+# With transformers, the packages whose releases depend on that of `huggingface_hub`.
+TOGETHER = ("accelerate", "datasets", "evaluate", "peft")
+TOLERANCE = 1e-5
+
+SAVE = """
+import sys
+from tests.modeling_jmceln.inputs import random_model
+from tests.tiny import tiny_processor
+random_model().save_pretrained(sys.argv[1])
+tiny_processor().save_pretrained(sys.argv[1])
+"""
+
+LOAD = """
+import json, sys
+import numpy as np, torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+answers = {}
+for name, folder in json.loads(sys.argv[1]).items():
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    inputs = processor(images=Image.fromarray(pixels), text=["the red circle", "a star"], return_tensors="pt")
+    with torch.no_grad():
+        answers[name] = model(**inputs).logits.flatten().tolist()
+print(json.dumps(answers))
+"""
+
+
+@dataclass
+class Environment:
+    """An environment with one release of transformers."""
+
+    version: str
+    python: Path
+
+    def run(self, *arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        """Run this environment's Python in the repository."""
+        command = [str(self.python), *arguments]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, **options)
+
+    def require(self, *arguments: str, **options: object) -> str:
+        """As `run`, and return what was printed; a failure is an error with the last lines."""
+        completed = self.run(*arguments, **options)
+        if completed.returncode:
+            raise RuntimeError(f"transformers {self.version}: {completed.stderr[-3000:]}")
+        return completed.stdout
+
+
+def make_environment(version: str) -> Environment:
+    """The environment of a release, from an earlier call if there was one."""
+    folder = COMPAT / f"environment-{version}"
+    environment = Environment(version, folder / "bin" / "python")
+    if (folder / "complete").exists():
+        return environment
+    venv.create(folder, with_pip=True, clear=True)
+    own = Path(environment.require("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    # After the environment's own packages, so that these come first.
+    (own / "inherited.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
+    numpy = f"numpy=={importlib.metadata.version('numpy')}"
+    environment.require(
+        "-m", "pip", "install", "--quiet", "--disable-pip-version-check", torch, numpy, f"transformers=={version}",
+        *TOGETHER,
+    )  # fmt: skip
+    (folder / "complete").touch()
+    return environment
+
+
+def count_tests(environment: Environment, tests: list[str], folder: Path) -> dict[str, int]:
+    """Run tests that are not slow, and return how many ended how."""
+    report = folder / f"{environment.version}.xml"
+    completed = environment.run("-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *tests)
+    if not report.exists():
+        raise RuntimeError(f"transformers {environment.version}: {completed.stdout[-3000:]}{completed.stderr[-3000:]}")
+    (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
+    counts = {name: int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors")}
+    if counts["failures"] or counts["errors"]:
+        print(completed.stdout[-6000:], file=sys.stderr)
+    return counts
+
+
+def load_all(environment: Environment, folders: dict[str, str], cache: Path) -> dict[str, list[float]]:
+    """Logits of models that were saved, from code that lies beside them."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        # Isolated, so that this repository is not on the path and the saved code is what runs.
+        program = f"import os, sys; os.chdir({elsewhere!r}); os.environ['HF_HOME'] = {str(cache)!r}\n{LOAD}"
+        return json.loads(environment.require("-I", "-c", program, json.dumps(folders)).splitlines()[-1])
+
+
+def release_of(environment: Environment, package: str) -> str:
+    program = f"import importlib.metadata as m; print(m.version({package!r}))"
+    return environment.require("-c", program).strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check the releases, print the table, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--versions", nargs="+", default=sorted(set(VERSIONS), key=VERSIONS.index))
+    parser.add_argument("--tests", nargs="*", default=list(TESTS), help="none: only save and load")
+    parser.add_argument("--output", type=Path, help="file for the table, in Markdown")
+    options = parser.parse_args(arguments)
+
+    lines = ["| transformers | huggingface_hub | datasets | tests | skipped | failed | largest difference of logits |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    is_good = True
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        environments = [make_environment(version) for version in options.versions]
+        saved = {environment.version: str(folder / environment.version) for environment in environments}
+        for environment in environments:
+            environment.require("-c", SAVE, saved[environment.version])
+        answers = {
+            environment.version: load_all(environment, saved, folder / f"cache-{environment.version}")
+            for environment in environments
+        }
+        expected = answers[options.versions[0]][options.versions[0]]
+        for environment in environments:
+            # Of what this release loads, whichever saved it.
+            difference = max(
+                abs(one - other)
+                for logits in answers[environment.version].values()
+                for one, other in zip(logits, expected, strict=True)
+            )
+            counts = count_tests(environment, options.tests, folder) if options.tests else {}
+            failed = counts.get("failures", 0) + counts.get("errors", 0)
+            is_good &= failed == 0 and difference <= TOLERANCE
+            releases = [release_of(environment, package) for package in ("huggingface_hub", "datasets")]
+            cells = [environment.version, *releases, counts.get("tests", 0), counts.get("skipped", 0), failed]
+            lines.append("| " + " | ".join(map(str, cells)) + f" | {difference:.1e} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    table = "\n".join(lines) + "\n"
+    print(table)
+    if options.output is not None:
+        options.output.write_text(table, encoding="utf-8")
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
