@@ -19,6 +19,7 @@ import venv
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -62,12 +63,12 @@ class Environment:
     version: str
     python: Path
 
-    def run(self, *arguments: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
         """Run this environment's Python in the repository."""
         command = [str(self.python), *arguments]
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, **options)
 
-    def require(self, *arguments: str, **options: object) -> str:
+    def require(self, *arguments: str, **options: Any) -> str:
         """As `run`, and return what was printed; a failure is an error with the last lines."""
         completed = self.run(*arguments, **options)
         if completed.returncode:
@@ -142,13 +143,12 @@ def main(arguments: list[str] | None = None) -> int:
             environment.version: load_all(environment, saved, folder / f"cache-{environment.version}")
             for environment in environments
         }
-        expected = answers[options.versions[0]][options.versions[0]]
         for environment in environments:
-            # Of what this release loads, whichever saved it.
+            # What each release saved gives the logits there that it gives here.
             difference = max(
                 abs(one - other)
-                for logits in answers[environment.version].values()
-                for one, other in zip(logits, expected, strict=True)
+                for saver, logits in answers[environment.version].items()
+                for one, other in zip(logits, answers[saver][saver], strict=True)
             )
             counts = count_tests(environment, options.tests, folder) if options.tests else {}
             failed = counts.get("failures", 0) + counts.get("errors", 0)

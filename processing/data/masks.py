@@ -242,7 +242,7 @@ def _cell_to_rle(cell: Mapping[str, Any], height: int, width: int) -> RunLengthM
     try:
         with open_image_cell(cell) as file, Image.open(file) as image:
             array = _binary_array(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"the image of a mask cannot be read: {error}") from error
     return _encode_checked(array, height, width)
 
@@ -267,6 +267,11 @@ def _is_nested_mask(mask: Sequence[Any], height: int, width: int) -> bool:
     if not all(isinstance(value, Real | np.bool_) for row in mask for value in row):
         return False
     if (len(mask), len(mask[0])) == (height, width):
+        if any(isinstance(value, float) and value > 1 and value != 255 for row in mask for value in row):
+            raise ValueError(
+                f"a list of {height} lists of {width} floats can be polygons or the pixels of the image: give pixels"
+                " as integers or as an array, and polygons as RLE"
+            )
         return True
     # Coordinates of polygons are floats, even if all of them are zero.
     is_black_or_white = all(isinstance(value, Integral) and value in (0, 1, 255) for row in mask for value in row)

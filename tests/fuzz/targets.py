@@ -104,7 +104,8 @@ def score_masks(pair: tuple[Any, Any]) -> None:
 def trace_polygons(mask: np.ndarray) -> None:
     traced = mask_to_polygons(mask)
     if traced:
-        assert np.array_equal(decode_mask(to_rle(traced, *mask.shape)), mask)
+        with refusals(ValueError):  # of what could be the pixels of a tiny image as well
+            assert np.array_equal(decode_mask(to_rle(traced, *mask.shape)), mask)
 
 
 def check_row(row: Any) -> None:

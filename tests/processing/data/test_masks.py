@@ -237,3 +237,16 @@ def test_other_refusals():
         union_rles([])
     with pytest.raises(ValueError, match="different sizes"):
         union_rles([empty_rle(2, 3), empty_rle(3, 2)])
+
+
+def test_a_damaged_header_of_a_mask_file_is_named():
+    # Found by fuzzing: the reader of this format raises a ValueError of its own.
+    with pytest.raises(ValueError, match="the image of a mask cannot be read"):
+        to_rle({"bytes": b"P6\n? 9\n255\n", "path": None}, 4, 6)
+
+
+def test_what_can_be_a_polygon_or_the_pixels_of_a_tiny_image_is_refused():
+    # Found by fuzzing: the outline of the whole image was read as eight pixels, three of them black.
+    with pytest.raises(ValueError, match="can be polygons or the pixels"):
+        to_rle([[0.0, 0.0, 8.0, 0.0, 8.0, 1.0, 0.0, 1.0]], 1, 8)
+    assert mask_area(to_rle([[0, 0, 8, 0, 8, 1, 0, 1]], 1, 8)) == 4

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, MobileNetV2ImageProcessor
 
 from processing.data.canonical_rows import canonical_features
+from processing.folder_lock import LOCK_FILE
 from processing.training import building
 from processing.training import run as train
 from processing.training.checkpoints import DamagedCheckpointError, newest_intact_checkpoint
@@ -351,10 +352,15 @@ def test_checkpoints_that_an_earlier_run_left_are_not_taken_for_those_of_a_new_o
 def test_a_finished_run_keeps_its_results(tmp_path, monkeypatch):
     settings = str(write_settings(tmp_path, max_steps=3, ema_decay=0.5))
     scores = train.main([settings])
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def files():
+        paths = (path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != LOCK_FILE)
+        return {path: path.stat().st_mtime_ns for path in paths}
+
+    before = files()
     again = train.main([settings])
     assert again == pytest.approx(scores)
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert files() == before
     with pytest.raises(ValueError, match=r"training\.max_steps was 3 and is 5"):
         train.main([settings, "--max_steps", "5"])
 
