@@ -140,7 +140,8 @@ def check_mask_values(name: str, masks: torch.Tensor) -> None:
 
 
 def _targets_and_weights(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return (labels == 1).float(), ((labels == 0) | (labels == 1)).float()
+    is_target = labels == 1
+    return is_target.float(), (is_target | (labels == 0)).float()
 
 
 def _pad(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

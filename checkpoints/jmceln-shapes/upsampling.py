@@ -69,15 +69,13 @@ class JMCELNConvexUpsampler(nn.Module):
         logits = logits.unflatten(0, (batch_size, -1))
         height, width = weights.shape[-2:]
         padding = (0, columns * self.stride - width, 0, rows * self.stride - height)
-        weights = nn.functional.pixel_unshuffle(nn.functional.pad(weights, padding), self.stride)
-        weights = weights.reshape(batch_size, 1, 9, self.stride**2, rows, columns)
+        weights = nn.functional.pad(weights, padding)
+        weights = weights.unflatten(3, (columns, self.stride)).unflatten(2, (rows, self.stride))
+        # (batch, rows, columns, stride * stride, 9)
+        weights = weights.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
         padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
-        upsampled = 0
-        # `unbind`, since the gradient of indexing would be a tensor of zeros as large as all nine weights.
-        for neighbor, weight in enumerate(weights.unbind(2)):
-            row, column = divmod(neighbor, 3)
-            cells = padded[:, :, row : row + rows, column : column + columns]
-            # (batch, expressions, stride * stride, rows, columns)
-            upsampled = upsampled + cells[:, :, None] * weight
-        upsampled = nn.functional.pixel_shuffle(upsampled.flatten(0, 1), self.stride).squeeze(1)
-        return upsampled[..., :height, :width]
+        # (batch, rows, columns, 9, expressions)
+        cells = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).permute(0, 2, 3, 4, 1)
+        # A small product per cell instead of nine passes over all pixels of all expressions.
+        upsampled = torch.matmul(weights, cells).permute(0, 4, 3, 1, 2).flatten(0, 1)
+        return nn.functional.pixel_shuffle(upsampled, self.stride).squeeze(1)[..., :height, :width]
