@@ -144,7 +144,7 @@ class JMCELNProcessor(ProcessorMixin):
                     name: _masks_of_expressions(name, [masks] if is_single else masks, groups, is_nested)
                     for name, masks in maps.items()
                 }
-            data.update(self.image_processor(images, **maps, **images_kwargs))
+            data.update(self.image_processor(images, **maps, **images_kwargs, return_tensors=return_tensors))
         if groups is not None:
             data.update(self._tokenize(groups, is_nested, **text_kwargs))
         return BatchFeature(data, tensor_type=return_tensors)
