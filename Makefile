@@ -10,10 +10,10 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo bench ablation test fuzz versions lint types docs clean
+.PHONY: help environment demo bench gpu-check ablation test fuzz versions lint types docs clean
 
 help: ## Shows this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 environment: $(INSTALLED) ## Creates the virtual environment with all that is needed here
 
@@ -28,6 +28,9 @@ demo: $(INSTALLED) ## Shows a model on photos, teaches another one new words, an
 
 bench: $(INSTALLED) ## Measures speed and memory into docs/performance.md (long, and wants the machine for itself)
 	$(PYTHON) benchmarks/speed.py $(or $(ARGS),--preset full --document)
+
+gpu-check: $(INSTALLED) ## Tests and measures everything on a CUDA device into docs/performance.md
+	$(PYTHON) scripts/gpu_check.py $(ARGS)
 
 ablation: $(INSTALLED) runs/shapes_trunk/model.safetensors ## Measures what LCE and PAN are worth into docs/results.md (hours)
 	$(PYTHON) benchmarks/ablation.py $(or $(ARGS),--document)

@@ -59,6 +59,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "variants": ["float32:sdpa:none"],
         "rounds": 9,
     },
+    "gpu": {
+        "sections": ["flops", "inference", "batches", "training", "memory", "profile"],
+        "sizes": [480],
+        "expressions": [1, 2, 8],
+        "variants": ["bfloat16:sdpa:default", "bfloat16:sdpa:none", "float32:sdpa:none"],
+        "batch_images": [1, 4, 16, 64],
+        "training_images": [1, 4, 16],
+        "training_expressions": [1, 8],
+        "memory_images": [4],
+        "rounds": 5,
+    },
     "full": {
         "sections": ["flops", "inference", "batches", "training", "memory", "profile", "imports"],
         "sizes": [480, 320, 640, 1024],
@@ -97,7 +108,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "on CUDA alone); the first is measured at all sizes and counts, the others at the first size with the least "
         "count and the largest up to 8",
     )
-    parser.add_argument("--batch_images", type=int, nargs="+", default=[1, 2, 4, 8], help="images at once")
+    parser.add_argument("--batch_images", type=int, nargs="+", help="images at once")
     parser.add_argument("--training_images", type=int, nargs="+", help="images in a training step")
     parser.add_argument("--training_expressions", type=int, nargs="+", help="expressions per image in training")
     parser.add_argument("--memory_images", type=int, nargs="+", help="images in a training step, for its memory")
@@ -112,7 +123,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if options.variants is None and not options.device.startswith("cuda"):
         # Inductor takes longer for a Swin-B on two cores than all other measurements together.
         options.variants = [name for name in PRESETS[options.preset]["variants"] if name.endswith(":none")]
-    for name, value in PRESETS[options.preset].items():
+    for name, value in {"batch_images": [1, 2, 4, 8], **PRESETS[options.preset]}.items():
         if getattr(options, name) is None:
             setattr(options, name, TINY_SIZES if name == "sizes" and options.tiny else value)
     for variant in options.variants:

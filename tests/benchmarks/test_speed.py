@@ -188,6 +188,15 @@ def test_presets_compile_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_preset_for_a_gpu_runs_on_tiny_models(tmp_path: Path) -> None:
+    few = ["--batch_images", "1", "2", "--training_images", "1", "--many_expressions", "9", "--rounds", "1"]
+    results = speed.main(["--preset", "gpu", "--tiny", "--device", "cpu", *few, "--output", str(tmp_path)])
+    assert [(row["images"], row["expressions"]) for row in results["batches"]] == [(1, 1), (2, 1), (1, 8), (2, 8)]
+    assert all(row["dtype"] == "bfloat16" for row in results["training"])
+    assert all(row["flops_per_second"] > 0 for row in results["training"] if row["model"] == "jmceln")
+
+
+@pytest.mark.slow
 def test_importing_the_packages_brings_nothing_but_what_they_name() -> None:
     modules = modules_after(IMPORT_PACKAGES)
     own = {name for name in modules if name.split(".")[0] in PACKAGES}
