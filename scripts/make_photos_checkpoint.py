@@ -100,6 +100,7 @@ python scripts/make_photo_encoders.py data/encoders
 {data_command}
 jmceln train photos.yaml
 jmceln train photos_fine.yaml
+python scripts/average_checkpoints.py runs/photos_averaged runs/photos_fine runs/photos
 ```
 
 - **Encoders**: vision from an SSD MobileNetV2 that was trained to detect on COCO (TensorFlow detection model zoo,
@@ -108,8 +109,7 @@ jmceln train photos_fine.yaml
   images: cropped, scaled, flipped, with changed colors, and with objects pasted in from one another. The annotations
   are COCO's (CC BY 4.0); {training_expressions:,} expressions were written from them after each change.
 - **Training**: {training}
-- **Threshold**: {presence_shift:+.2f} was added to every presence logit, so that the default threshold of 0.5
-  balances N-acc and T-acc. This one number was chosen on the photos of the test above.
+{presence_shift}
 
 ## The leak
 
@@ -129,6 +129,10 @@ has not seen COCO: `make_photo_encoders.py --vision imagenet`.
   gender or identity, and it has not learned words for them.
 - **Loose wording**: expressions were written by a program. People write more freely, and it is less sure of that.
 - English alone.
+"""
+
+PRESENCE_SHIFT = """- **Threshold**: {:+.2f} was added to every presence logit, so that the default threshold of 0.5
+  balances N-acc and T-acc. This one number was chosen on the photos of the test above.
 """
 
 
@@ -273,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images=num_images,
         training_expressions=sum(len(row["expressions"]) for row in train_rows),
         training=options.training,
-        presence_shift=options.presence_shift,
+        presence_shift=PRESENCE_SHIFT.format(options.presence_shift) if options.presence_shift else "",
         size=processor.image_processor.size["height"],
     )
     (options.output / "README.md").write_text(card, encoding="utf-8")
