@@ -229,7 +229,11 @@ def test_a_folder_that_exists_is_left_alone(packages: Path, tmp_path: Path, name
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"vision": "clip"}, "one of coco, imagenet, got 'clip'"), ({"text_layers": 7}, "1 to 6"), ({"text_layers": 0}, "1 to")],
+    [
+        ({"vision": "clip"}, "one of coco, imagenet, got 'clip'"),
+        ({"text_layers": 7}, "1 to 6"),
+        ({"text_layers": 0}, "1 to"),
+    ],
 )
 def test_what_there_is_not_is_refused(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
