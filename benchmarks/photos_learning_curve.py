@@ -27,7 +27,7 @@ from processing.training import run as training
 
 
 MARKERS = ("<!-- learning curve: begin -->\n", "<!-- learning curve: end -->")
-PAGE = Path("docs/results.md")
+PAGE = Path("docs/training.md")
 CONFIGURATION = Path("configs/photos.yaml")
 HELD_OUT = Path("configs/photos_held_out_ids.txt")
 RESULTS_FILE = "curve.json"
