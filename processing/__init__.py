@@ -3,7 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PretrainedConfig
+from transformers import AutoModel, AutoProcessor, PretrainedConfig
+
+# The top level of transformers 5.17 has this class only where torchvision is installed, though it does not need it.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .image_processing_jmceln import JMCELNImageProcessor

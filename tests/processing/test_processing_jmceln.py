@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerFast
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_jmceln import JMCELNModel
 from processing import JMCELNImageProcessor, JMCELNProcessor, processing_jmceln
@@ -350,7 +351,8 @@ class TestBadInput:
 OUTSIDER = """
 import json, sys
 sys.modules["torchvision"] = None  # importing it fails
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 folder, image = sys.argv[1:]
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
