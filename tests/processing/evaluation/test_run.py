@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,16 @@ def test_the_same_command_goes_on_and_another_is_refused(arguments, tmp_path):
             evaluate.main(arguments(tmp_path, "--sheet-cases", "0", *option))
     third = evaluate.main(arguments(tmp_path, "--sheet-cases", "0", "--threshold", "0.6", "--overwrite"))
     assert third["scores"] != first["scores"]
+
+
+def test_weights_that_are_not_finite_are_refused_before_anything_is_written(arguments, model_folder, tmp_path):
+    broken = shutil.copytree(model_folder, tmp_path / "broken")
+    model = JMCELNModel.from_pretrained(broken)
+    torch.nn.init.constant_(model.text_norm.bias, float("nan"))
+    model.save_pretrained(broken)
+    with pytest.raises(ValueError, match=r"broken has weights that are NaN or infinite, in 1 .*`text_norm.bias`"):
+        evaluate.main(arguments(tmp_path / "results", "--model", str(broken)))
+    assert list((tmp_path / "results").rglob("*.json*")) == []
 
 
 def test_protocol_lavt_is_named_in_the_results(arguments, tmp_path):

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -18,6 +23,21 @@ from processing.export import run as export
 from processing.export.onnx_inference import ONNXReferringModel, load_onnx_pipeline
 from tests.tiny import tiny_config, tiny_processor
 
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# Sends SIGKILL to itself after the image encoder is written, before the expression decoder is.
+KILLED_BETWEEN_GRAPHS = """
+import os, signal, sys
+from processing.export import graphs, run
+
+def path_of_graph(folder, name, quantized, original=graphs.graph_path):
+    if name == graphs.DECODER:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(folder, name, quantized)
+
+graphs.graph_path = path_of_graph
+run.main(sys.argv[1:])
+"""
 
 pytestmark = pytest.mark.slow  # tracing and writing two graphs
 
@@ -141,3 +161,37 @@ def test_the_script_fails_on_a_wrong_export(checkpoint: Path, tmp_path: Path, mo
     with pytest.raises(RuntimeError, match="differ from those of the model by 1"):
         export.main(["--model", str(checkpoint), "--output", str(tmp_path), "--rounds", "1"])
     assert json.loads((tmp_path / "export.json").read_text())["largest_difference"]["onnx"] == 0.01
+
+
+def test_a_killed_export_leaves_no_graphs_of_two_models(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "export")
+    torch.manual_seed(1)
+    JMCELNModel(tiny_config()).save_pretrained(tmp_path / "other")
+    tiny_processor().save_pretrained(tmp_path / "other")
+    completed = subprocess.run(
+        [sys.executable, "-c", KILLED_BETWEEN_GRAPHS, "--model", str(tmp_path / "other"), "--output", str(folder)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.returncode == -signal.SIGKILL, completed.stderr
+    assert (folder / "image_encoder.onnx").read_bytes() != (exported / "image_encoder.onnx").read_bytes()
+    assert not (folder / "expression_decoder.onnx").exists()
+    assert not (folder / "export.json").exists()
+    for quantized in (False, True):
+        with pytest.raises(FileNotFoundError, match="export a model"):
+            load_onnx_pipeline(folder, quantized)
+
+
+def test_weights_that_are_not_finite_are_refused_and_older_graphs_stay(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "export")
+    model = JMCELNModel(tiny_config())
+    torch.nn.init.constant_(model.text_norm.bias, float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    tiny_processor().save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"broken has weights that are NaN or infinite, in 1 .*`text_norm.bias`"):
+        export.main(["--model", str(tmp_path / "broken"), "--output", str(folder)])
+    for path in exported.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
