@@ -313,6 +313,10 @@ def test_every_kind_of_mask_gives_the_same_counts():
         assert count_pixels(kind, reference) == expected
 
 
+def run_lengths(size):
+    return coco_mask.encode(np.ones(size, np.uint8, order="F"))
+
+
 @pytest.mark.parametrize(
     ("prediction", "reference", "error", "message"),
     [
@@ -320,6 +324,8 @@ def test_every_kind_of_mask_gives_the_same_counts():
         (np.full((2, 2), 255, np.uint8), np.ones((2, 2), bool), ValueError, "255"),
         (np.ones((2, 3), bool), np.ones((2, 2), bool), ValueError, "2x3"),
         (np.ones((1, 2, 2), bool), np.ones((2, 2), bool), ValueError, r"\(height, width\)"),
+        (run_lengths((2, 3)), run_lengths((2, 2)), ValueError, "2x3 pixels and the reference mask 2x2"),
+        (run_lengths((2, 3)), np.ones((2, 2), bool), ValueError, "2x3 pixels and the reference mask 2x2"),
     ],
 )
 def test_masks_that_cannot_be_scored_are_refused(prediction, reference, error, message):
