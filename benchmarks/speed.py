@@ -1,13 +1,13 @@
 """Speed, memory and operations of JMCELN beside those of its encoders alone, and beside CLIPSeg.
 
-    python benchmarks/speed.py                                      # a look, a few minutes on two cores
+    python benchmarks/speed.py                                      # a quick look, a few minutes on two cores
     python benchmarks/speed.py --preset full --document             # all of it, and docs/performance.md
     python benchmarks/speed.py --preset small --document            # the shipped models, on one core and on two
     python benchmarks/speed.py --sections flops memory --sizes 480  # parts
     python benchmarks/speed.py --from_json runs/speed/speed.json --document
 
 One process and one run: what is compared takes turns, call by call. Weights are random, since no time depends on them.
-Writes `speed.json`, `speed.md` and `speed.png` to the output folder. Every option overrides the preset.
+It writes `speed.json`, `speed.md` and `speed.png` to the output folder. Every option overrides the preset.
 """
 
 import argparse
@@ -225,7 +225,7 @@ class Benchmark:
             clipseg_size = modules["clipseg"].config.vision_config.image_size
             for count in self.few_counts():
                 inputs = Workload(clipseg_size, 1, count).inputs(vocabulary, self.device)
-                # CLIPSeg takes an image beside each prompt, be it the same.
+                # CLIPSeg takes one image per prompt, even if it is always the same one.
                 inputs = {name: value.flatten(0, 1) if value.ndim == 3 else value for name, value in inputs.items()}
                 add("clipseg", count, clipseg_size, inputs)
 
@@ -428,7 +428,7 @@ def describe_machine(device: torch.device, variants: Sequence[str]) -> dict[str,
     }
     rates = {dtype: matmul_rate(dtype, device) for dtype in ("float32", "bfloat16")}
     machine["matmul_flops_per_second"] = rates
-    # A processor without instructions for bfloat16 takes minutes for what float32 does in a second.
+    # A processor without bfloat16 instructions needs minutes for what takes a second in float32.
     is_emulated = rates["bfloat16"] < rates["float32"] / EMULATED
     machine["skipped_variants"] = [variant for variant in variants if is_emulated and "bfloat16" in variant]
     return machine

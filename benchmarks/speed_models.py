@@ -48,7 +48,7 @@ CLIPSEG = {"vision_config": {"image_size": 352, "patch_size": 16}, "use_complex_
 
 
 def speed_config(tiny: bool) -> JMCELNConfig:
-    """Swin-B (window 12) and BERT-base, or the least of both."""
+    """Swin-B (window 12) and BERT-base, or tiny versions of both."""
     if not tiny:
         return JMCELNConfig()
     return JMCELNConfig(
@@ -110,7 +110,7 @@ class Encoders(nn.Module):
 
 @dataclass
 class Workload:
-    """What one call is given: `images` of `size`², `expressions` an image of `words` each."""
+    """What one call is given: `images` of `size`², `expressions` per image, with `words` words each."""
 
     size: int
     expressions: int

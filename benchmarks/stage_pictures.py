@@ -59,7 +59,7 @@ def choose(scenes: Sequence[LabeledScene], levels: Sequence[str], count: int, se
 
 @torch.no_grad()
 def draw_stages(model: Any, processor: Any, cases: Sequence[tuple[LabeledScene, int]]) -> Figure:
-    """A row of pictures an expression: the scene with the place of the expression in it."""
+    """Draws one row of images per case: a scene and the index of one of its expressions."""
     num_stages = model.config.num_stages
     columns = [""]  # the expression is written there
     for stage in range(1, num_stages + 1):

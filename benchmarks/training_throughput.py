@@ -1,10 +1,10 @@
-"""How many expressions a second a model trains on, by the number of expressions of an image in one step.
+"""Training throughput in expressions per second, for several numbers of expressions per image.
 
     python benchmarks/training_throughput.py --output runs/training_throughput.json
 
-One model, one machine, one run: the counts take turns step by step, so that whatever else the machine does meets all
-of them alike. A second part reads batches alone, from images on disk to what the model is given. Prints tables, and
-writes all settings and figures as JSON.
+All counts are measured in one run and take turns step by step, so that other work on the machine affects all of them
+equally. A second part measures reading alone, from images on disk to the batch that the model gets. The script prints
+tables and writes all settings and figures as JSON.
 """
 
 import argparse

