@@ -1,4 +1,4 @@
-"""The checkpoints in a clone of the repository. A wheel contains none."""
+"""The checkpoints in a clone of the repository. A wheel has none, but is often installed from a clone and used there."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,12 @@ SHIPPED_MODELS = ("jmceln-photos", "jmceln-shapes")
 
 
 def shipped_model() -> str | None:
-    """Returns the folder of the preferred shipped checkpoint, or `None` if this installation has none."""
-    return next((str(CHECKPOINTS / name) for name in SHIPPED_MODELS if (CHECKPOINTS / name).is_dir()), None)
+    """
+    Returns the folder of the preferred shipped checkpoint: that of the clone that this package runs from, or else that
+    of the clone that is the current directory. `None` if there is neither.
+    """
+    folders = [parent / name for parent in (CHECKPOINTS, Path("checkpoints")) for name in SHIPPED_MODELS]
+    return next((str(folder) for folder in folders if folder.is_dir()), None)
 
 
 def model_or_exit(parser: argparse.ArgumentParser, model: str | None) -> str:

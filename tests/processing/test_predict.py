@@ -124,6 +124,7 @@ def test_without_a_shipped_checkpoint_it_asks_for_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shipped_models, "CHECKPOINTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         predict.main(["--image", "x.png", "--text", "a"])
     assert stop.value.code == 2

@@ -88,6 +88,7 @@ def test_without_a_model_it_says_what_to_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shipped_models, "CHECKPOINTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         run.main([])
     assert stop.value.code == 2
@@ -99,6 +100,16 @@ def test_the_photographs_model_goes_before_that_of_shapes(tmp_path: Path, monkey
     for name in ("jmceln-shapes", "jmceln-photos"):
         (tmp_path / name).mkdir()
         assert shipped_models.shipped_model() == str(tmp_path / name)
+
+
+def test_an_installed_package_finds_the_checkpoints_of_a_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped_models, "CHECKPOINTS", tmp_path / "site-packages" / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    assert shipped_models.shipped_model() is None
+    (tmp_path / "checkpoints" / "jmceln-photos").mkdir(parents=True)
+    assert shipped_models.shipped_model() == str(Path("checkpoints", "jmceln-photos"))
 
 
 def test_examples_name_images_that_are_there(tmp_path: Path) -> None:
