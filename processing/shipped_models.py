@@ -1,4 +1,4 @@
-"""The checkpoints in a clone of the repository. A wheel has none, but is often installed from a clone and used there."""
+"""The checkpoints in a clone of the repository. A wheel has none, but may be installed from a clone and used there."""
 
 import argparse
 from pathlib import Path
