@@ -40,6 +40,14 @@ def test_each_command_explains_its_own_options(command: str, capsys: pytest.Capt
     assert f"jmceln {command}" in capsys.readouterr().out
 
 
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path: Path) -> None:
+    code = f"import sys, jmceln\nsys.modules['pycocotools'] = None\njmceln.main(['check-data', {str(tmp_path)!r}])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "needs the package 'pycocotools', which is not installed: pip install 'jmceln[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["trian"]])
 def test_other_commands_are_refused_with_the_list(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
