@@ -22,7 +22,8 @@ def graph_path(folder: str | Path, name: str, quantized: bool) -> Path:
 
 class ONNXReferringModel(nn.Module):
     """
-    Runs two sessions of onnxruntime with the interface of the model that the pipeline uses.
+    Runs two sessions of onnxruntime with the interface of the model that the pipeline uses, with as many threads as
+    `torch.get_num_threads()` gives.
 
     Args:
         folder (`str` or `Path`): Folder written by `jmceln export`.
@@ -35,7 +36,7 @@ class ONNXReferringModel(nn.Module):
 
     def __init__(self, folder: str | Path, quantized: bool = False, providers: list[str] | None = None):
         super().__init__()
-        from onnxruntime import InferenceSession
+        from onnxruntime import InferenceSession, SessionOptions
 
         paths = [graph_path(folder, name, quantized) for name in (ENCODER, DECODER)]
         for path in paths:
@@ -44,7 +45,12 @@ class ONNXReferringModel(nn.Module):
                 raise FileNotFoundError(f"There is no {path}: export a model with `jmceln export`{hint} first.")
         self.config = PretrainedConfig.from_dict(json.loads((Path(folder) / "config.json").read_text("utf-8")))
         providers = ["CPUExecutionProvider"] if providers is None else providers
-        self.encoder, self.decoder = (InferenceSession(str(path), providers=providers) for path in paths)
+        session_options = SessionOptions()
+        # As many as torch uses: more threads than free cores wait for each other.
+        session_options.intra_op_num_threads = torch.get_num_threads()
+        self.encoder, self.decoder = (
+            InferenceSession(str(path), session_options, providers=providers) for path in paths
+        )
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     input_modalities = ("image", "text")
