@@ -1,4 +1,4 @@
-"""Tables, plot and page of the ablation, made from its JSON alone."""
+"""Makes the tables, the plot and the page of the ablation from its JSON."""
 
 import json
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ from processing.evaluation.report import fill_page, markdown_table
 
 Report = Mapping[str, Any]
 MARKERS = ("<!-- ablation: begin -->", "<!-- ablation: end -->")
-# In order of intricacy; `no_target` has no IoU.
+# From easy to hard. `no_target` has no IoU.
 LEVELS = ("appearance", "position", "relation", "chain2", "chain3", "comparison", "multiple")
 RELATIONAL = ("relation", "chain2", "chain3")
-# What may differ between a documented run and the present code, and how the report says so.
+# Allowed differences between a documented run and the current code, and their texts in the report.
 REPORTED_DIFFERENCES = {
     "made_with.model": "an earlier version of the model's code",
-    "made_with.weights": "weights to begin from that are not here to compare",
+    "made_with.weights": "initial weights that are not available here for comparison",
 }
-# Scores of a level, and what they are called.
+# Scores of a level, and their names in the report.
 SCORES = {"mIoU": "mIoU", "P@0.5": "P@0.5", "chosen": "the share that means the right object"}
 
 
 def show(value: Mapping[str, Any] | None, digits: int = 1, sign: str = "") -> str:
-    """A mean with its standard error, in points."""
+    """Formats a mean with its standard error, in percent."""
     if value is None:
         return "-"
     text = f"{100 * value['mean']:{sign}.{digits}f}"
@@ -37,7 +37,7 @@ def runs_of(report: Report, variant: str) -> list[Mapping[str, Any]]:
 
 
 def measured(report: Report) -> list[str]:
-    """The variants of which there is a run, in the order of the plan."""
+    """Returns the variants with at least one run, in the order of the plan."""
     return [variant for variant in report["variants"] if runs_of(report, variant)]
 
 
@@ -73,14 +73,14 @@ def levels_with(score: str) -> tuple[str, ...]:
 
 
 def relational(summary: Mapping[str, Any], score: str) -> float:
-    """The mean of a score over relations and chains."""
+    """Returns the mean of a score over relations and chains."""
     return sum(summary["levels"][level][score] for level in RELATIONAL) / len(RELATIONAL)
 
 
 def paired_gains(report: Report, variant: str, score: str) -> dict[str, Mapping[str, Any]]:
     """
-    Differences from the baseline by level, seed by seed, so that what a seed brings cancels out. Empty where no seed
-    was run with both.
+    Returns the differences from the baseline by level, paired by seed so that the effect of the seed cancels out. The
+    result is empty if no seed was run with both.
     """
     baseline = {run["seed"]: run["summary"] for run in runs_of(report, report["baseline"])}
     pairs = [(run["summary"], baseline[run["seed"]]) for run in runs_of(report, variant) if run["seed"] in baseline]
@@ -107,7 +107,7 @@ def gains_table(report: Report, score: str) -> str:
 
 
 def sweeps_table(report: Report) -> str:
-    """The full model beside what differs from it in one field, on the seeds that the latter have."""
+    """Compares the full model with variants that differ in one field, on the seeds of these variants."""
     swept = [variant for variant in report["swept"] if runs_of(report, variant)]
     seeds = {run["seed"] for variant in swept for run in runs_of(report, variant)}
     names = ("mIoU", "P@0.5", "right object")
@@ -194,7 +194,7 @@ def controls_table(report: Report) -> str:
 
 
 def as_markdown(report: Report) -> str:
-    """The report, without a title."""
+    """Returns the report, without a title."""
     run = report["runs"][0]
     settings, test = run["run"], run["test"]
     arguments = f" with `{' '.join(run['arguments'])}`" if run["arguments"] else ""
@@ -272,7 +272,7 @@ def _errorbar(axes: Any, scores: Mapping[str, Mapping[str, Any]], **style: Any) 
 
 
 def document(report: Report, numbers: Path) -> None:
-    """Write the report between the markers of `results.md` beside `numbers`, with its plot; and `numbers`, as JSON."""
+    """Writes the runs as JSON to `numbers`, and the report with its plot to `results.md` in the same folder."""
     page, picture = numbers.with_name("results.md"), numbers.with_suffix(".png")
     draw(report, picture)
     numbers.write_text(json.dumps(report["runs"]), encoding="utf-8")

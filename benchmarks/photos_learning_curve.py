@@ -1,12 +1,12 @@
-"""What more photos bring: trains the photographs' model on shares of its photos, equally long each time.
+"""Measures the effect of more training photos: trains the photographs' model on shares of its photos.
 
     python benchmarks/photos_learning_curve.py instances_train2017.json train2017 data/encoders runs/curve --document
 
-Every run starts from the same encoders, does the same number of steps with the settings of configs/photos.yaml, and
-answers the same expressions: those of the held-out photos, and those of some photos that every run was trained on.
-The distance of the two says how much of what was learned is particular to the photos. A finished run is kept and not
-repeated; one that was killed goes on from its newest checkpoint. `--shares` gives the runs of one process, so that
-several processes can share the work; the table holds all that are finished.
+All runs start from the same encoders and train for the same number of steps with the settings of configs/photos.yaml.
+They are scored on the same expressions: those of the held-out photos, and those of some training photos that are in
+every share. The gap between the two scores shows how much a model overfits to its photos. Finished runs are not
+repeated, and a killed run resumes from its newest checkpoint. To share the work, start several processes with
+different `--shares`. The table contains all finished runs.
 """
 
 import argparse
@@ -43,17 +43,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--shares", type=int, nargs="+", default=[25, 50, 100], metavar="PERCENT", help="default: 25 50 100"
     )
-    parser.add_argument("--steps", type=int, default=600, help="steps of each run (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=224, help="in pixels (default: %(default)s)")
-    parser.add_argument("--versions", type=int, default=13, help="of each training photo (default: %(default)s)")
-    parser.add_argument("--paste", type=int, default=2500, help="pasted images of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="steps per run (default: %(default)s)")
+    parser.add_argument(
+        "--image-size", type=int, default=224, help="side of the input in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--versions", type=int, default=13, help="versions of each training photo (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--paste", type=int, default=2500, help="images with pasted objects per run (default: %(default)s)"
+    )
     parser.add_argument("--known-photos", type=int, default=40, help="training photos to score (default: %(default)s)")
     parser.add_argument("--document", action="store_true", help=f"write the table into {PAGE}")
     return parser.parse_args(arguments)
 
 
 def split_photos(instances: Path, held_out: Path, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Ids of the training photos, in an order that is random but always the same, and of the held-out photos."""
+    """Returns the ids of the training photos, shuffled with a fixed seed, and of the held-out photos."""
     ids = sorted(image["id"] for image in json.loads(instances.read_text(encoding="utf-8"))["images"])
     held_out_ids = {int(line) for line in held_out.read_text(encoding="utf-8").split()}
     training_ids = [identifier for identifier in ids if identifier not in held_out_ids]
@@ -64,7 +70,7 @@ def split_photos(instances: Path, held_out: Path, seed: int = 0) -> tuple[list[i
 def write_data(
     options: argparse.Namespace, folder: Path, kept: Sequence[int], validation: Sequence[int], **settings: Any
 ) -> Path:
-    """Write expressions of the photos `kept`, of which `validation` make the split `val`, unless they are there."""
+    """Writes expressions for the photos `kept`, with `validation` as the split `val`, unless the folder exists."""
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.unfinished-{random.randrange(10**9)}")
         everything = json.loads(options.instances.read_text(encoding="utf-8"))["images"]
@@ -85,7 +91,7 @@ def write_data(
 
 
 def run_share(options: argparse.Namespace, share: int, training_ids: Sequence[int], held_out: Sequence[int]) -> None:
-    """Train on a share of the photos, score, and keep the result."""
+    """Trains on a share of the photos, scores the model, and writes the result."""
     count = round(share / 100 * len(training_ids))
     folder = options.output / f"share_{share}"
     data = write_data(
@@ -125,7 +131,7 @@ def run_share(options: argparse.Namespace, share: int, training_ids: Sequence[in
 
 
 def curve_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table in percent, a line per run, from few photos to many."""
+    """Returns a Markdown table in percent, with one line per run, sorted by the number of photos."""
     table = [["photos", "held-out photos: mIoU", "P@0.5", "photos of the training: mIoU", "P@0.5"]]
     for result in sorted(results, key=lambda result: result["photos"]):
         cells = []
@@ -143,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     smallest = round(min(options.shares) / 100 * len(training_ids))
     if smallest < options.known_photos:
         raise ValueError(
-            f"The smallest share has {smallest} photos, fewer than the {options.known_photos} of `--known-photos`:"
-            " every run must have seen these."
+            f"The smallest share has {smallest} photos, but every run must train on the {options.known_photos} of"
+            " `--known-photos`: choose larger `--shares` or a smaller `--known-photos`."
         )
     options.output.mkdir(parents=True, exist_ok=True)
     for share in options.shares:

@@ -1,13 +1,14 @@
-"""Speed, memory and operations of JMCELN beside those of its encoders alone, and beside CLIPSeg.
+"""Measures speed, memory and operations of JMCELN, of its encoders alone, and of CLIPSeg.
 
     python benchmarks/speed.py                                      # a quick look, a few minutes on two cores
-    python benchmarks/speed.py --preset full --document             # all of it, and docs/performance.md
+    python benchmarks/speed.py --preset full --document             # everything, written to docs/performance.md
     python benchmarks/speed.py --preset small --document            # the shipped models, on one core and on two
-    python benchmarks/speed.py --sections flops memory --sizes 480  # parts
+    python benchmarks/speed.py --sections flops memory --sizes 480  # some sections at one size
     python benchmarks/speed.py --from_json runs/speed/speed.json --document
 
-One process and one run: what is compared takes turns, call by call. Weights are random, since no time depends on them.
-It writes `speed.json`, `speed.md` and `speed.png` to the output folder. Every option overrides the preset.
+All models are measured in one process, and their calls alternate, so that other load on the machine affects all of
+them alike. Weights are random, except in the section `shipped`: their values do not change the times. The output
+folder gets `speed.json`, `speed.md` and `speed.png`. Options override the preset.
 """
 
 import argparse
@@ -98,27 +99,33 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="quick", help="which measurements to take")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, help="parts of the benchmark")
-    parser.add_argument("--sizes", type=int, nargs="+", help="sides of the input; the first is used where one is")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", help="sides of the input in pixels; sections that need one size use the first"
+    )
     parser.add_argument("--expressions", type=int, nargs="+", help="numbers of expressions per image")
     parser.add_argument(
         "--variants",
         nargs="+",
         metavar="DTYPE:ATTENTION:COMPILE",
-        help="float32 or bfloat16 (autocast), eager or sdpa, none or a mode of torch.compile (which a preset asks for "
-        "on CUDA alone); the first is measured at all sizes and counts, the others at the first size with the least "
-        "count and the largest up to 8",
+        help="float32 or bfloat16 (autocast), eager or sdpa, none or a mode of torch.compile (presets compile only on "
+        "CUDA). The first variant is measured at all sizes and counts, the others at the first size with the smallest "
+        "count and the largest count up to 8",
     )
-    parser.add_argument("--batch_images", type=int, nargs="+", help="images at once")
-    parser.add_argument("--training_images", type=int, nargs="+", help="images in a training step")
+    parser.add_argument("--batch_images", type=int, nargs="+", help="images per batch at inference")
+    parser.add_argument("--training_images", type=int, nargs="+", help="images per training step")
     parser.add_argument("--training_expressions", type=int, nargs="+", help="expressions per image in training")
-    parser.add_argument("--memory_images", type=int, nargs="+", help="images in a training step, for its memory")
-    parser.add_argument("--many_expressions", type=int, default=200, help="asked in chunks, for their memory")
+    parser.add_argument(
+        "--memory_images", type=int, nargs="+", help="images per training step when memory is measured"
+    )
+    parser.add_argument(
+        "--many_expressions", type=int, default=200, help="number of expressions whose memory is measured in chunks"
+    )
     parser.add_argument("--rounds", type=int, help="how often each call is timed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--tiny", action="store_true", help="tiny models, to see that all of it works")
-    parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="folder for what is written")
-    parser.add_argument("--from_json", type=Path, help="measure nothing: report what this file holds")
-    parser.add_argument("--document", action="store_true", help="put the report into docs/performance.md")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to test the benchmark itself")
+    parser.add_argument("--output", type=Path, default=Path("runs/speed"), help="output folder")
+    parser.add_argument("--from_json", type=Path, help="measure nothing, and report the results in this file")
+    parser.add_argument("--document", action="store_true", help="write the report into docs/performance.md")
     options = parser.parse_args(arguments)
     if options.variants is None and not options.device.startswith("cuda"):
         # Inductor takes longer for a Swin-B on two cores than all other measurements together.
@@ -129,14 +136,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for variant in options.variants:
         parts = variant.split(":")
         if len(parts) != 3 or parts[0] not in ("float32", "bfloat16") or parts[1] not in ("eager", "sdpa"):
-            parser.error(f"--variants wants DTYPE:ATTENTION:COMPILE such as bfloat16:sdpa:none, got {variant}")
+            parser.error(f"--variants needs DTYPE:ATTENTION:COMPILE, such as bfloat16:sdpa:none, got {variant}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device here")
+        parser.error("--device cuda: torch finds no CUDA device; use --device cpu")
     return options
 
 
 class Benchmark:
-    """All measurements of one run. `results`, and `speed.json` with them, fill up section by section."""
+    """All measurements of one run. Each section adds its results to `results` and to `speed.json`."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
@@ -172,7 +179,7 @@ class Benchmark:
         return model.config.text_config.vocab_size
 
     def few_counts(self) -> list[int]:
-        """The least count of expressions and the largest up to eight, for what need not be measured at all counts."""
+        """Returns the smallest count of expressions and the largest up to 8, to save time."""
         counts = sorted(self.options.expressions)
         return sorted({counts[0], max(count for count in counts if count <= max(counts[0], 8))})
 
@@ -240,7 +247,7 @@ class Benchmark:
         return records
 
     def measure_batches(self) -> list[dict[str, Any]]:
-        """Time and peak memory of inference against the number of images, in the first variant but not compiled."""
+        """Measures time and peak memory of inference by batch size, in the first variant without compilation."""
         dtype, attention, _ = self.options.variants[0].split(":")
         model = build_model(self.options.tiny, attention, self.device)
         records = []
@@ -263,7 +270,7 @@ class Benchmark:
         return records
 
     def measure_training(self) -> list[dict[str, Any]]:
-        """Whole steps (forward, backward, AdamW): encoders alone, the model, the model with gradient checkpointing."""
+        """Times training steps of the encoders, the model, and the model with gradient checkpointing."""
         dtype, attention, _ = self.options.variants[0].split(":")
         model = build_model(self.options.tiny, attention, self.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
@@ -299,7 +306,7 @@ class Benchmark:
     def _training_pass(
         self, model: JMCELNModel, name: str, workload: Workload, checkpointing: bool
     ) -> Callable[[], None]:
-        """Forward and backward, which leave gradients behind."""
+        """Returns a function that runs forward and backward and keeps the gradients."""
         dtype = self.options.variants[0].split(":")[0]
         inputs = workload.inputs(self.vocabulary(model), self.device)
         labels = workload.labels(self.device)
@@ -321,7 +328,7 @@ class Benchmark:
         return call
 
     def measure_memory(self) -> list[dict[str, Any]]:
-        """Peak bytes beyond the weights (in training: beyond weights, gradients and the optimizer's states)."""
+        """Measures peak bytes beyond the weights; in training, beyond weights, gradients and optimizer states."""
         dtype, attention, _ = self.options.variants[0].split(":")
         model = build_model(self.options.tiny, attention, self.device)
         weights = sum(parameter.nbytes for parameter in model.parameters())
@@ -354,7 +361,7 @@ class Benchmark:
         return records
 
     def measure_profile(self) -> list[dict[str, Any]]:
-        """Where the time beyond the encoders goes: operators of eight expressions on an encoded image."""
+        """Profiles the operators that segment eight expressions in an encoded image."""
         dtype, attention, _ = self.options.variants[0].split(":")
         model = build_model(self.options.tiny, attention, self.device)
         inputs = Workload(self.size, 8).inputs(self.vocabulary(model), self.device)
@@ -374,7 +381,7 @@ class Benchmark:
         ]
 
     def measure_shipped(self) -> list[dict[str, Any]]:
-        """The shipped models on one core and on all."""
+        """Measures the shipped models on one core and on all cores."""
         return [
             measure_model(folder, self.size, threads, self.options.rounds, self.device)
             for folder in shipped_folders()
@@ -405,7 +412,7 @@ def per_second(timing: Timing, images: int, expressions: int) -> dict[str, float
 
 
 def predict_in_chunks(model: JMCELNModel, inputs: dict[str, Any], chunk: int) -> torch.Tensor:
-    """Mask logits of any number of expressions, `chunk` at a time, on an image encoded once."""
+    """Encodes an image once and predicts the mask logits of its expressions, `chunk` at a time."""
     image_features = model.get_image_features(inputs["pixel_values"])
     logits = [
         model(image_features=image_features, input_ids=input_ids, attention_mask=attention_mask).logits
@@ -444,7 +451,7 @@ def processor_name() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print and write; returns what is written."""
+    """Measures, prints and writes the report. Returns the results."""
     options = parse_arguments(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.from_json is not None:

@@ -43,7 +43,7 @@ TINY_CLIPSEG = {
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 32,
 }
-# As CIDAS/clipseg-rd64-refined, at the size of its processor.
+# The configuration of CIDAS/clipseg-rd64-refined and the image size of its processor.
 CLIPSEG = {"vision_config": {"image_size": 352, "patch_size": 16}, "use_complex_transposed_convolution": True}
 
 
@@ -65,10 +65,10 @@ def speed_config(tiny: bool) -> JMCELNConfig:
 
 def fill_zero_biases(model: nn.Module) -> None:
     """
-    Gives biases that are all zero small random values, as training would.
+    Replaces biases that are all zero with small random values, as after training.
 
-    With zero biases the padded windows of a Swin hold denormal numbers, which processors add and multiply many times
-    slower than others: the time would be that of the initialization, not of the model.
+    With zero biases, the padded windows of a Swin contain denormal numbers, which are many times slower to compute
+    with. The times would then differ from those of a trained model.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Tables, targets and the figure of the speed benchmark, made from its JSON alone."""
+"""Makes the tables and the figure of the speed benchmark from its JSON."""
 
 import json
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ def flops_beyond_encoders(record: dict[str, int]) -> int:
 
 
 def cost_of_expressions(results: dict[str, Any], size: int) -> dict[str, float] | None:
-    """The line of the time's ratio to the encoders' over the number of expressions, at one size."""
+    """Fits the time, divided by that of the encoders, as a line over the number of expressions at one size."""
     records = select(results.get("inference", []), model="jmceln", size=size, **main_variant(results))
     if len(records) < 2:
         return None
@@ -40,7 +40,7 @@ def cost_of_expressions(results: dict[str, Any], size: int) -> dict[str, float] 
 
 
 def targets(results: dict[str, Any]) -> list[dict[str, str]]:
-    """What was aimed at, what was measured, and whether it was reached; only what the run measured is listed."""
+    """Returns each target with the measured value and whether it is met. Lists only what the run measured."""
     size = results["settings"]["sizes"][0]
     rows = []
 
@@ -61,7 +61,7 @@ def targets(results: dict[str, Any]) -> list[dict[str, str]]:
     by_count = {record["expressions"]: record for record in training if record["images"] == training[0]["images"]}
     if {1, 8} <= by_count.keys():
         gain = by_count[8]["expressions_per_second"] / by_count[1]["expressions_per_second"]
-        add("training: expressions a second with 8 an image, over 1 an image", gain, 5, False)
+        add("training: expressions per second with 8 per image, over 1 per image", gain, 5, False)
     training = select(results.get("memory", []), mode="training")
     most = max((record["expressions"] for record in training), default=0)
     for images in sorted({record["images"] for record in training}):
@@ -128,7 +128,7 @@ def inference_section(results: dict[str, Any]) -> str:
 
 
 def fit_rows(results: dict[str, Any]) -> list[dict[str, str]]:
-    """Lines through times and operations, over expressions at each size and over pixels at each count."""
+    """Fits times and operations as lines: over expressions at each size, and over pixels at each count."""
     rows = []
 
     def add(what: str, xs: list[float], ys: list[float], unit: str, scale: float) -> None:
@@ -172,7 +172,7 @@ def batches_section(results: dict[str, Any]) -> str:
     rows = [
         {
             "images": str(record["images"]),
-            "expressions an image": str(record["expressions"]),
+            "expressions per image": str(record["expressions"]),
             "ms (quartiles)": "out of memory" if record.get("out_of_memory") else milliseconds(record),
             "images/s": "" if record.get("out_of_memory") else f"{record['images_per_second']:.3g}",
             "expressions/s": "" if record.get("out_of_memory") else f"{record['expressions_per_second']:.3g}",
@@ -188,17 +188,17 @@ def training_section(results: dict[str, Any]) -> str:
         {
             "model": record["model"],
             "images": str(record["images"]),
-            "expressions an image": str(record["expressions"]),
+            "expressions per image": str(record["expressions"]),
             "gradient checkpointing": "yes" if record["gradient_checkpointing"] else "no",
-            "ms a step (quartiles)": milliseconds(record),
+            "ms per step (quartiles)": milliseconds(record),
             "expressions/s": f"{record['expressions_per_second']:.3g}",
             "of matrix product": utilization(results, record),
         }
         for record in results["training"]
     ]
     note = (
-        "A step is forward, backward and AdamW. Its operations count three times the forward pass; what gradient"
-        " checkpointing computes again counts for nothing."
+        "A step is forward, backward and AdamW. Its operations are counted as three forward passes, without what"
+        " gradient checkpointing computes again."
     )
     return f"### Training, {results['training'][0]['size']}²\n\n{note}\n\n{table(rows)}"
 
@@ -213,15 +213,15 @@ def memory_section(results: dict[str, Any]) -> str:
             {
                 "mode": mode,
                 "images": str(record["images"]),
-                "expressions an image": str(record["expressions"]),
+                "expressions per image": str(record["expressions"]),
                 "activations' peak (MB)": f"{record['bytes'] / 1e6:.0f}",
                 "fixed (MB)": f"{record['fixed_bytes'] / 1e6:.0f}",
                 "sum (MB)": f"{(record['bytes'] + record['fixed_bytes']) / 1e6:.0f}",
             }
         )
     note = (
-        "What the allocator handed out at most. Fixed are the weights; in training weights, gradients and the two"
-        " moments of AdamW."
+        "The peak of the allocated memory. The fixed part is the weights; in training, the weights, gradients and the"
+        " two moments of AdamW."
     )
     return f"### Memory, {results['memory'][0]['size']}²\n\n{note}\n\n{table(rows)}"
 
@@ -248,18 +248,18 @@ def seconds_of(record: dict[str, Any], name: str) -> float:
 
 
 def seconds_of_further_expression(record: dict[str, Any]) -> float:
-    """Of an image that is encoded already, text encoder included."""
+    """Returns the seconds per further expression in an encoded image, text encoder included."""
     return (seconds_of(record, "8 expressions") - seconds_of(record, "1 expression")) / 7
 
 
 def shipped_targets(record: dict[str, Any]) -> Iterable[tuple[str, float, float, str]]:
-    """What was aimed at for a shipped model on one core: name, measured, greatest wanted and unit."""
+    """Yields the targets for a shipped model on one core: name, measured value, upper bound and unit."""
     training = seconds_of(record, "training step") - seconds_of(record, "training step of the encoders")
     overhead = seconds_of(record, "pipeline") / seconds_of(record, "model in the pipeline") - 1
     of_many, of_few = (seconds_of(record, f"{count} expressions") / count for count in (32, 8))
     yield "JMCELN's part of a training step", training, 0.9, " s"
     yield "each further expression", 1000 * seconds_of_further_expression(record), 8, " ms"
-    yield "an expression of 32, over one of 8", of_many / of_few, 1.02, ""
+    yield "time per expression with 32, over that with 8", of_many / of_few, 1.02, ""
     yield "first mask through the pipeline", 1000 * seconds_of(record, "pipeline"), 150, " ms"
     yield "the pipeline beyond the model", 100 * overhead, 10, " %"
 
@@ -279,9 +279,9 @@ def shipped_section(results: dict[str, Any]) -> str:
         for name in records[0]["bytes"]
     ]
     note = (
-        f'Input of {records[0]["size"]}², expressions of 8 tokens. "1 expression" and more are asked of an image that'
-        " is encoded already, with the text encoder. A training step takes 4 images with 6 expressions each through"
-        " forward, backward and AdamW. The pipeline reads a JPEG of 640 x 480 and resizes it to the size of the"
+        f'Input of {records[0]["size"]}², expressions of 8 tokens. "1 expression" to "32 expressions" include the text'
+        " encoder, but not the image, which is already encoded. A training step is forward, backward and AdamW for 4"
+        " images with 6 expressions each. The pipeline reads a JPEG of 640 x 480 and resizes it to the size of the"
         " model's processor."
     )
     return f"### Shipped models\n\n{note}\n\n{table(rows)}\n\n{table(memory)}"
@@ -300,23 +300,23 @@ REPORTS = {
 
 
 def as_markdown(results: dict[str, Any]) -> str:
-    """The whole report, without a title."""
+    """Returns the whole report, without a title."""
     machine, settings = results["machine"], results["settings"]
     rates = ", ".join(
         f"{rate / GIGA:.0f} GFLOP/s in {dtype}" for dtype, rate in machine["matmul_flops_per_second"].items()
     )
-    encoders = "tiny encoders, which say nothing of speed" if settings["tiny"] else "Swin-B (window 12) and BERT-base"
+    encoders = "tiny encoders, whose times mean nothing" if settings["tiny"] else "Swin-B (window 12) and BERT-base"
     models = (
-        f"{encoders}, 20 words an expression" if set(settings["sections"]) != {"shipped"} else "the shipped models"
+        f"{encoders}, 20 words per expression" if set(settings["sections"]) != {"shipped"} else "the shipped models"
     )
     introduction = (
         f"{machine['name']} ({machine['device']}), {machine['threads']} of {machine['cores']} cores,"
         f" torch {machine['torch']}, transformers {machine['transformers']}; {models}."
-        f" A large matrix product reaches {rates}. Times are medians of {settings['rounds']} rounds; a star marks"
-        " those for which too few rounds found the machine quiet, and which are rough."
+        f" A large matrix product reaches {rates}. Times are medians of {settings['rounds']} rounds. A star marks"
+        " a rough time: other load on the machine disturbed too many of its rounds."
     )
     if skipped := machine["skipped_variants"]:
-        introduction += f" Left out, since this processor has no instructions for bfloat16: {', '.join(skipped)}."
+        introduction += f" Left out because this processor has no instructions for bfloat16: {', '.join(skipped)}."
     parts = [introduction]
     if rows := targets(results):
         parts.append(table(rows))
@@ -325,7 +325,7 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Time over expressions and over pixels, as multiples of the encoders' time; nothing if no time was measured."""
+    """Plots times by expressions, relative to the encoders, and by pixels. Without times, draws nothing."""
     records = select(results.get("inference", []), **main_variant(results))
     ours = select(records, model="jmceln")
     if not ours:
@@ -355,8 +355,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def document(results: dict[str, Any], docs: Path) -> None:
     """
-    Replaces the part of `performance.md` on this kind of device, or on the shipped models, and keeps its JSON and
-    figure beside the page.
+    Replaces the part of `performance.md` on this kind of device, or on the shipped models, and writes its JSON and
+    figure to the folder `performance`.
     """
     device = "small" if results["settings"]["preset"] == "small" else results["machine"]["device"]
     page = docs / "performance.md"

@@ -1,4 +1,4 @@
-"""Speed and memory of the shipped models, whose encoders are small: each whole, and what JMCELN is of it."""
+"""Measures speed and memory of the shipped models, and how much of it belongs to their small encoders."""
 
 import io
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from processing import ReferringImageSegmentationPipeline
 
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-# People point with about six words, which the tokenizer frames with two tokens.
+# A typical expression has about six words, and the tokenizer adds two tokens.
 TOKENS = 8
 FEW, MANY = 8, 32
 TRAINING_IMAGES, TRAINING_EXPRESSIONS = 4, 6
@@ -24,21 +24,21 @@ PHOTO_SIZE = (640, 480)
 
 
 def shipped_folders() -> list[Path]:
-    """The folders of the shipped models."""
+    """Returns the folders of the shipped models."""
     return sorted(path.parent for path in CHECKPOINTS.glob("*/config.json"))
 
 
 def measure_model(folder: Path, size: int, threads: int, rounds: int, device: torch.device) -> dict[str, Any]:
     """
     Args:
-        folder (`Path`): Of a model with its processor and with photos in `examples`.
-        size (`int`): Height and width of the input. The pipeline takes that of the processor.
-        threads (`int`): Cores to use; as many as there are on the machine at most.
-        rounds (`int`): How often each call is timed.
-        device (`torch.device`)
+        folder (`Path`): Folder of a model with its processor, and with images in `examples`.
+        size (`int`): Height and width of the input. The pipeline uses the size of the processor.
+        threads (`int`): Number of cores to use, at most those of the machine.
+        rounds (`int`): Number of times to time each call.
+        device (`torch.device`): Device to run on.
 
     Returns:
-        Seconds of each call under its name, and the bytes that inference and training hold at their peak.
+        Timings of each call by name, and peak bytes of inference and training.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -62,7 +62,7 @@ def measure_model(folder: Path, size: int, threads: int, rounds: int, device: to
 
 
 def inference_calls(model: JMCELNModel, size: int, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """An image encoded, with a first expression, and expressions of an image that is encoded already."""
+    """Returns calls that encode an image, segment a first expression, and segment more in the encoded image."""
     vocabulary = model.config.text_config.vocab_size
     inputs = {count: Workload(size, count, words=TOKENS).inputs(vocabulary, device) for count in (1, FEW, MANY)}
     words = {
@@ -92,7 +92,7 @@ def inference_calls(model: JMCELNModel, size: int, device: torch.device) -> dict
 
 
 def pipeline_calls(model: JMCELNModel, folder: Path, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """From the bytes of a photo to its first mask; and what the model alone takes of it."""
+    """Returns the call from the bytes of a photo to its first mask, and the part of it that is the model."""
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     pipe = ReferringImageSegmentationPipeline(model=model, processor=processor, device=device)
     example = sorted(path for path in (folder / "examples").iterdir() if path.suffix in (".jpg", ".png"))[0]
@@ -113,7 +113,7 @@ def pipeline_calls(model: JMCELNModel, folder: Path, device: torch.device) -> di
 
 
 def training_calls(model: JMCELNModel, size: int, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Whole steps (forward, backward, AdamW), of the encoders alone and of the model."""
+    """Returns training steps (forward, backward, AdamW) of the encoders alone and of the model."""
     workload = Workload(size, TRAINING_EXPRESSIONS, TRAINING_IMAGES, TOKENS)
     inputs, labels = workload.inputs(model.config.text_config.vocab_size, device), workload.labels(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)

@@ -1,11 +1,12 @@
-"""Draws what every stage of a model sees: its mask, where its context tokens look, and what its filter lets through.
+"""Draws the mask, the landmarks, the attention and the alignment filter of each stage of a model.
 
     python benchmarks/stage_pictures.py --model runs/shapes --levels relation chain2 --output stages.png
 
-Expressions are drawn at random from a split of the synthetic benchmark. Left the image, the referent outlined in green
-and its landmarks in orange; then for each stage its mask, where it sees the landmarks, the mean attention of its
-context tokens to the pixels (without a contextual embedding there is none) and, after the first, the filter: bright
-where the stage's own prediction counts, dark where that of the stage before does.
+The expressions are a random sample from the test split of the synthetic benchmark. On the left is the image, with
+the referent outlined in green and its landmarks in orange. Each stage follows with its mask, its landmark mask,
+and the mean attention of its context tokens to the pixels (empty without a contextual embedding). Stages after the
+first also have their filter: it is bright where the stage uses its own prediction, and dark where it uses that of the
+previous stage.
 """
 
 import argparse
@@ -35,15 +36,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["relation", "chain2"], help="default: both")
     parser.add_argument("--count", type=int, default=3, help="expressions per level (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=100, help="scenes to draw them from (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=int, default=100, help="number of scenes to choose from (default: %(default)s)"
+    )
     parser.add_argument("--image-size", type=int, default=96, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="which expressions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the sample (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("stages.png"), help="default: %(default)s")
     return parser.parse_args(arguments)
 
 
 def choose(scenes: Sequence[LabeledScene], levels: Sequence[str], count: int, seed: int) -> list[tuple[int, int]]:
-    """Scene and position of expressions drawn at random, level by level."""
+    """Chooses random expressions of each level, and returns their scenes and their positions there."""
     generator = random.Random(seed)
     chosen = []
     for level in levels:

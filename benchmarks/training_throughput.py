@@ -59,12 +59,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--expressions", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of expressions per image"
     )
-    parser.add_argument("--images", type=int, default=2, help="images in a step")
+    parser.add_argument("--images", type=int, default=2, help="images per step")
     parser.add_argument("--image_size", type=int, default=224, help="side of the input in pixels")
-    parser.add_argument("--repetitions", type=int, default=5, help="measured steps of each count")
+    parser.add_argument("--repetitions", type=int, default=5, help="measured steps per count")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--photo_size", type=int, nargs=2, default=[480, 640], help="height and width on disk")
-    parser.add_argument("--rows", type=int, default=48, help="images to read in the second part")
+    parser.add_argument("--rows", type=int, default=48, help="number of images to load in the second part")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args(arguments)
 
@@ -112,7 +112,7 @@ def measure_training(options: argparse.Namespace) -> list[dict[str, Any]]:
             optimizer.zero_grad()
             if options.device.startswith("cuda"):
                 torch.cuda.synchronize()
-            # The first round is for warming up.
+            # The first round is a warm-up.
             if repetition > 0:
                 seconds[count].append(time.perf_counter() - start)
     return [
@@ -151,7 +151,7 @@ def measure_loading(options: argparse.Namespace) -> list[dict[str, Any]]:
                 drop_last=True,
                 persistent_workers=num_workers > 0,
             )
-            sum(1 for _ in loader)  # workers start once
+            sum(1 for _ in loader)  # starts the workers, which are not timed
             start = time.perf_counter()
             read = sum(len(batch["pixel_values"]) for batch in loader)
             elapsed = time.perf_counter() - start
@@ -172,7 +172,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print and write; returns what is written."""
+    """Measures, prints and writes the results, and returns them."""
     options = parse_arguments(arguments)
     results = {
         "machine": {

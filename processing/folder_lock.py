@@ -1,4 +1,4 @@
-"""One process at a time writes into an output folder."""
+"""A lock that lets only one process at a time write to an output folder."""
 
 import contextlib
 import os
@@ -20,17 +20,17 @@ LOCK_FILE = "_in_use.lock"
 @contextlib.contextmanager
 def exclusive_folder(folder: str | Path) -> Iterator[None]:
     """
-    Keep other processes from entering this context with the same folder, which is created if it does not exist.
+    Locks a folder, which is created if it does not exist, while this context is active.
 
-    The lock dies with the process, however that ends, and does not pass on to processes that it starts. Where the
-    system has no such locks, nothing is refused.
+    The lock ends with the process, even if it is killed, and child processes do not inherit it. Windows has no such
+    locks, so nothing is locked there.
 
     Raises:
-        ValueError: If another process is in this context.
+        ValueError: If another process has locked the folder.
     """
     path = Path(folder) / LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Neither truncated nor removed: both would take the file from the process that holds it.
+    # The file is not truncated or removed here, since another process may hold its lock.
     with path.open("a+", encoding="utf-8") as file:
         if fcntl is not None:
             try:

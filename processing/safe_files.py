@@ -1,4 +1,4 @@
-"""Write files such that a kill or a full disk leaves the old file or the new one, never half of one."""
+"""Replaces files so that a kill or a full disk leaves the old file or the new one, never an incomplete one."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write to. After the context it takes the name `path`; if the context fails, it is removed."""
+    """Yields a temporary path to write to, which is renamed to `path` at the end, or removed after an error."""
     path = Path(path)
-    # With the same suffix, by which some writers choose the format.
+    # The suffix stays the same, since some writers choose the format by it.
     unfinished = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         yield unfinished
@@ -20,13 +20,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def replace_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8."""
+    """Replaces a text file, in UTF-8."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def drop_incomplete_line(path: Path) -> None:
-    """Cut off what a killed process wrote after the last whole line of a file. Whole lines are not written again."""
+    """Removes an incomplete last line, left by a killed process, without writing the other lines again."""
     content = path.read_bytes()
     length = content.rfind(b"\n") + 1
     if length != len(content):

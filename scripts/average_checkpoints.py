@@ -1,11 +1,10 @@
-"""Average the weights of several trainings of one model, or of several checkpoints of one training.
+"""Averages the weights of several training runs of a model, or of several checkpoints of one run.
 
     python scripts/average_checkpoints.py runs/averaged runs/photos_fine runs/photos/checkpoint-2000
 
-Models that were fine-tuned from the same weights lie near one another, and their average often answers better than any
-of them, at the price of one (Wortsman et al. 2022, "Model soups", arXiv:2203.05482). A checkpoint of a training with
-`ema_decay` brings its own running average, which is taken in the place of its weights. Configuration, processor and
-code come from the first folder.
+The average of models that were fine-tuned from the same weights often has better scores than any of them, and is no
+slower (Wortsman et al. 2022, "Model soups", arXiv:2203.05482). If a checkpoint has a running average of its weights
+(`ema_decay`), that is used. Configuration, processor and code come from the first folder.
 """
 
 import argparse
@@ -26,13 +25,13 @@ from processing.training.weight_average import WeightAverage
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("models", type=Path, nargs="+", help="folders of models or checkpoints, two at least")
+    parser.add_argument("output", type=Path, help="output folder")
+    parser.add_argument("models", type=Path, nargs="+", help="folders of at least two models or checkpoints")
     return parser.parse_args(arguments)
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Weights of a model or a checkpoint in float32; the running average of the training where there is one."""
+    """Reads the weights of a model or a checkpoint in float32, or their running average if there is one."""
     weights = JMCELNModel.from_pretrained(folder, dtype=torch.float32).state_dict()
     average = folder / WeightAverage.file_name
     return {**weights, **load_file(average)} if average.exists() else weights
@@ -40,7 +39,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def average_weights(models: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """
-    The mean of each weight. Numbers that are no floating point ones, such as counters, come from the first model.
+    Returns the mean of each weight. Integers, such as counters, come from the first model.
 
     Raises:
         ValueError: if the models do not have the same weights.
@@ -51,8 +50,8 @@ def average_weights(models: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, t
         differing = sorted({name for name, _ in shapes[0].items() ^ others.items()})
         if differing:
             raise ValueError(
-                f"Model {number} has other weights than the first, for example `{differing[0]}`: only models of one"
-                " architecture, trained from the same weights, can be averaged."
+                f"Model {number} has other weights than the first, for example `{differing[0]}`: average only models"
+                " of the same architecture that were trained from the same weights."
             )
     return {
         name: torch.stack([model[name] for model in models]).mean(dim=0) if value.is_floating_point() else value
@@ -63,7 +62,7 @@ def average_weights(models: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, t
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     if len(options.models) < 2:
-        raise ValueError("An average needs two models at least.")
+        raise ValueError(f"An average needs at least two models, got {len(options.models)}.")
     model = JMCELNModel.from_pretrained(options.models[0], dtype=torch.float32)
     model.load_state_dict(average_weights([read_weights(folder) for folder in options.models]))
     model.save_pretrained(options.output)

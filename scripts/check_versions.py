@@ -1,11 +1,11 @@
-"""Run the tests on several releases of transformers, and load what each of them saved in all others.
+"""Runs the tests on several releases of transformers, and loads a model that each release saved in each other one.
 
-python scripts/check_versions.py                               # the fast tests on all releases; an hour on two cores
-python scripts/check_versions.py --versions 4.57.6 5.24.0 --tests tests/modeling_jmceln
+    python scripts/check_versions.py                           # the fast tests on all releases; an hour on two cores
+    python scripts/check_versions.py --versions 4.57.6 5.24.0 --tests tests/modeling_jmceln
 
-Each release gets an environment below `.compat/` that takes torch and all else from the environment of this script,
-and brings `huggingface_hub` and `datasets` as its release of transformers needs them. The table goes to the standard
-output and, with `--output`, into a file. The exit code is 1 if a test fails or logits differ.
+Each release gets an environment in `.compat/`, with its own `huggingface_hub` and `datasets`. All other packages, such
+as torch, come from the environment of this script. The table is printed and, with `--output`, written to a file. The
+exit code is 1 if a test fails or logits differ.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COMPAT = REPOSITORY / ".compat"
 INSTALLED = importlib.metadata.version("transformers")
 VERSIONS = ("4.57.6", "5.0.0", "5.17.0", INSTALLED, "5.24.0")
 TESTS = ("tests/modeling_jmceln", "tests/processing")
-# With transformers, the packages whose releases depend on that of `huggingface_hub`.
+# Packages that are installed with transformers, since they depend on the release of `huggingface_hub`.
 TOGETHER = ("accelerate", "datasets", "evaluate", "peft")
 TOLERANCE = 1e-5
 
@@ -64,12 +64,12 @@ class Environment:
     python: Path
 
     def run(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-        """Run this environment's Python in the repository."""
+        """Runs the Python of this environment in the repository."""
         command = [str(self.python), *arguments]
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, **options)
 
     def require(self, *arguments: str, **options: Any) -> str:
-        """As `run`, and return what was printed; a failure is an error with the last lines."""
+        """Runs as `run`, and returns the output. Raises a `RuntimeError` with the last lines if it fails."""
         completed = self.run(*arguments, **options)
         if completed.returncode:
             raise RuntimeError(f"transformers {self.version}: {completed.stderr[-3000:]}")
@@ -77,14 +77,14 @@ class Environment:
 
 
 def make_environment(version: str) -> Environment:
-    """The environment of a release, from an earlier call if there was one."""
+    """Returns the environment of a release, which is created if it does not exist."""
     folder = COMPAT / f"environment-{version}"
     environment = Environment(version, folder / "bin" / "python")
     if (folder / "complete").exists():
         return environment
     venv.create(folder, with_pip=True, clear=True)
     own = Path(environment.require("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    # After the environment's own packages, so that these come first.
+    # A .pth file adds this path after the packages of the environment, which have priority.
     (own / "inherited.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
     torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
     numpy = f"numpy=={importlib.metadata.version('numpy')}"
@@ -97,7 +97,7 @@ def make_environment(version: str) -> Environment:
 
 
 def count_tests(environment: Environment, tests: list[str], folder: Path) -> dict[str, int]:
-    """Run tests that are not slow, and return how many ended how."""
+    """Runs the tests that are not slow, and returns their number and how many were skipped or failed."""
     report = folder / f"{environment.version}.xml"
     completed = environment.run("-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *tests)
     if not report.exists():
@@ -110,9 +110,9 @@ def count_tests(environment: Environment, tests: list[str], folder: Path) -> dic
 
 
 def load_all(environment: Environment, folders: dict[str, str], cache: Path) -> dict[str, list[float]]:
-    """Logits of models that were saved, from code that lies beside them."""
+    """Returns the logits of saved models, which run their saved code."""
     with tempfile.TemporaryDirectory() as elsewhere:
-        # Isolated, so that this repository is not on the path and the saved code is what runs.
+        # `-I` keeps this repository off the path, so that the saved code runs.
         program = f"import os, sys; os.chdir({elsewhere!r}); os.environ['HF_HOME'] = {str(cache)!r}\n{LOAD}"
         return json.loads(environment.require("-I", "-c", program, json.dumps(folders)).splitlines()[-1])
 
@@ -123,10 +123,15 @@ def release_of(environment: Environment, package: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check the releases, print the table, and return the exit code."""
+    """Checks the releases, prints the table, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versions", nargs="+", default=sorted(set(VERSIONS), key=VERSIONS.index))
-    parser.add_argument("--tests", nargs="*", default=list(TESTS), help="none: only save and load")
+    parser.add_argument(
+        "--tests",
+        nargs="*",
+        default=list(TESTS),
+        help="tests to run; without a value, models are only saved and loaded",
+    )
     parser.add_argument("--output", type=Path, help="file for the table, in Markdown")
     options = parser.parse_args(arguments)
 
@@ -144,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
             for environment in environments
         }
         for environment in environments:
-            # What each release saved gives the logits there that it gives here.
+            # A saved model must have the same logits in this release as in the release that saved it.
             difference = max(
                 abs(one - other)
                 for saver, logits in answers[environment.version].items()

@@ -1,13 +1,13 @@
-"""See what the package does, in minutes on a small machine: a model on photos, and a fine-tuning to copy.
+"""Shows the package in a few minutes on a small machine: a model on photos, and an example of fine-tuning.
 
     python scripts/demo.py
 
-1. Asks the photographs' model about the photos of `examples/photos`: `runs/demo/photos.png`.
-2. Teaches the model of shapes words that it has never read. Nouns and colors of the synthetic benchmark become
-   Esperanto ("the small striped ruga stelo left of the blua ringo"). Plain transformers: `add_tokens`,
-   `resize_token_embeddings`, `Trainer`. The model goes to `runs/demo/model`.
-3. Scores it before and after on scenes of the test split (`runs/demo/scores.md`), and draws expressions of them, which
-   are drawn at random (`runs/demo/demo.png`).
+1. Segments the photos of `examples/photos` with the photographs' model, and draws the masks to `runs/demo/photos.png`.
+2. Teaches the model of shapes new words: nouns and colors of the synthetic benchmark in Esperanto ("the small striped
+   ruga stelo left of the blua ringo"). It uses only transformers: `add_tokens`, `resize_token_embeddings`, `Trainer`.
+   The model is saved to `runs/demo/model`.
+3. Scores the model before and after on scenes of the test split (`runs/demo/scores.md`), and draws the masks of random
+   expressions (`runs/demo/demo.png`).
 """
 
 import argparse
@@ -48,7 +48,7 @@ IMAGES_PER_STEP = 4
 CASES_PER_LEVEL = 3
 PICTURE_SIDE = 144
 
-# Several English words of the benchmark mean the same and become one.
+# English synonyms of the benchmark become the same word.
 NEW_WORDS = {
     **dict.fromkeys(("circle", "disc"), "cirklo"),
     **dict.fromkeys(("square", "box"), "kvadrato"),
@@ -82,15 +82,17 @@ NEW_WORDS = {
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    parser.add_argument("--max-steps", type=int, default=240, help="of the fine-tuning (default: %(default)s)")
-    parser.add_argument("--test-scenes", type=int, default=60, help="to score and draw from (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, default=240, help="steps of the fine-tuning (default: %(default)s)")
+    parser.add_argument(
+        "--test-scenes", type=int, default=60, help="scenes to score and to draw (default: %(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
 def show_photos(picture_path: Path) -> None:
-    """Asks the photographs' model for what `expressions.json` names, prints the scores, and draws the masks."""
+    """Segments the expressions of `expressions.json` with the photographs' model, prints scores and draws masks."""
     if not PHOTOS_MODEL.is_dir():
-        print(f"There is no {PHOTOS_MODEL.relative_to(REPOSITORY)} here, so the photos are skipped.")
+        print(f"There is no {PHOTOS_MODEL.relative_to(REPOSITORY)} here: skipped the photos.")
         return
     ask = pipeline(TASK, model=str(PHOTOS_MODEL), trust_remote_code=True)
     expressions = json.loads((PHOTOS / "expressions.json").read_text(encoding="utf-8"))
@@ -108,7 +110,7 @@ def show_photos(picture_path: Path) -> None:
 
 
 def renamed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the benchmark with the new words, without the expressions that hold none of them."""
+    """Returns a row of the benchmark with the new words. Expressions without any of them are left out."""
     chosen = [index for index, text in enumerate(row["expressions"]) if NEW_WORDS.keys() & text.split()]
     columns = {name: [row[name][index] for index in chosen] for name in ("mask_index", "levels", "landmarks")}
     english = [row["expressions"][index] for index in chosen]
@@ -117,7 +119,7 @@ def renamed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class WordTrainer(Trainer):
-    """A [`Trainer`] under which batch normalization keeps its statistics, as all of the model but the words stays."""
+    """A [`Trainer`] that keeps the statistics of batch normalization fixed, since only the new words are trained."""
 
     def compute_loss(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """As in [`Trainer`], in evaluation mode."""
@@ -125,13 +127,13 @@ class WordTrainer(Trainer):
 
 
 def fine_tune(model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], max_steps: int, output_dir: Path) -> None:
-    """Teaches the model the new words on `rows`, and saves it: code to copy for words and data of your own."""
+    """Trains the model on the new words in `rows`, and saves it. Copy this code for your own words and data."""
     set_seed(SEED)
     known = len(processor.tokenizer)
     processor.tokenizer.add_tokens(sorted(set(NEW_WORDS.values())))
     model.resize_token_embeddings(len(processor.tokenizer))
-    # Only the new words learn: the things that they name are known, and nothing is forgotten. To teach new things,
-    # leave these lines and `WordTrainer` out, and lower the learning rate.
+    # Only the embeddings of the new words are trained: the model knows what they name, and forgets nothing. To teach
+    # new things, leave out these lines and `WordTrainer`, and lower the learning rate.
     model.requires_grad_(False)
     words = model.get_input_embeddings().weight.requires_grad_(True)
     words.register_hook(lambda gradient: gradient.index_fill(0, torch.arange(known, device=gradient.device), 0))
@@ -142,12 +144,12 @@ def fine_tune(model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], max
         learning_rate=1e-2,
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
-        weight_decay=0.0,  # it would move the known words
+        weight_decay=0.0,  # it would change the known words
         seed=SEED,
         logging_steps=50,
         save_strategy="no",
         report_to="none",
-        remove_unused_columns=False,  # the collator reads them
+        remove_unused_columns=False,  # the collator needs them
         dataloader_pin_memory=False,
     )
     trainer = WordTrainer(
@@ -162,7 +164,7 @@ def fine_tune(model: Any, processor: Any, rows: Sequence[Mapping[str, Any]], max
 
 
 def score(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
-    """The scores of the field over all expressions, and over those of each level as `groups`."""
+    """Returns the scores over all expressions, and over those of each level as `groups`."""
     metric = ReferringSegmentationMetric()
     for row, of_row in zip(rows, answers, strict=True):
         metric.update_counts([answer.counts() for answer in of_row], groups=row["levels"])
@@ -170,7 +172,7 @@ def score(rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[Answer]]
 
 
 def scores_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table with a column for each entry of `scores`: a row per level, then all that have a target."""
+    """Returns a Markdown table with a column per entry of `scores`, a row per level, and rows of all targets."""
     first = next(iter(scores.values()))
     table = [["level", "score", "expressions", *scores]]
     for level in [level for level in LEVELS if level in first["groups"]]:
@@ -184,14 +186,14 @@ def scores_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 class Case(NamedTuple):
-    """An expression of the sheet: its row, and its number there."""
+    """An expression on the sheet: the index of its row, and its index in the row."""
 
     row: int
     expression: int
 
 
 def draw_lots(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, list[Case]]:
-    """Up to `number` expressions of each level, drawn at random."""
+    """Chooses up to `number` random expressions of each level."""
     of_level: dict[str, list[Case]] = {level: [] for level in LEVELS}
     for index, row in enumerate(rows):
         for expression, level in enumerate(row["levels"]):
@@ -205,7 +207,7 @@ def draw_sheet(
     rows: Sequence[Mapping[str, Any]],
     answers: Mapping[str, Sequence[Sequence[Answer]]],
 ) -> Image.Image:
-    """Every case as its scene and, beside it, what each entry of `answers` found there; a line of cases per level."""
+    """Draws each case as its scene next to the masks of each entry of `answers`, with one line per level."""
     parts = []
     for level, of_level in cases.items():
         tiles = []
@@ -235,7 +237,7 @@ def draw_sheet(
 def sheet_scores(
     cases: Mapping[str, Sequence[Case]], answers: Mapping[str, Sequence[Sequence[Answer]]]
 ) -> dict[str, float]:
-    """P@0.5 over the cases that have a target."""
+    """Returns P@0.5 over the cases that have a target."""
     metrics = {name: ReferringSegmentationMetric() for name in answers}
     for name, metric in metrics.items():
         drawn = [answers[name][case.row][case.expression] for of_level in cases.values() for case in of_level]
@@ -244,13 +246,13 @@ def sheet_scores(
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Runs the demo and returns the scores of the table, and as `"sheet"` P@0.5 over what is drawn."""
+    """Runs the demo. Returns the scores of the table and, as `"sheet"`, P@0.5 over the expressions on the sheet."""
     start = time.perf_counter()
     settings = parse_arguments(arguments)
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     show_photos(settings.output_dir / "photos.png")
 
-    # The shipped model was trained on scenes of the seeds 0 and 1 of this split, and on none of the split "test".
+    # The shipped model was trained on this split with seeds 0 and 1, and never on the split "test".
     train_rows = [
         renamed(shapes_row("train", index, seed=2, image_size=IMAGE_SIZE))
         for index in range(IMAGES_PER_STEP * settings.max_steps)
@@ -261,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
 
     print(f"Teaching {SHAPES_MODEL.name} {len(set(NEW_WORDS.values()))} new words, for example in:")
     print("\n".join(f"  {text}" for text in test_rows[0]["expressions"][:3]))
-    # It would warn of each word that it does not know yet.
+    # Hides the warnings about words that the model does not know yet.
     logging.getLogger("transformers_modules").setLevel(logging.ERROR)
     before, english = ask_all(model, processor, test_rows), ask_all(model, processor, test_rows, "english")
     training = time.perf_counter()
@@ -278,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     sheet = {"before": before, "after": after}
     cases = draw_lots(test_rows, CASES_PER_LEVEL)
     picture_path = settings.output_dir / "demo.png"
-    # Colors enough for flat shapes, in a third of the bytes.
+    # 256 colors are enough for flat shapes, and the file has a third of the size.
     draw_sheet(cases, test_rows, sheet).quantize(256).save(picture_path, optimize=True)
     on_sheet = sheet_scores(cases, sheet)
     print(f"\n{table}\n")

@@ -1,4 +1,4 @@
-"""Checks this package on a CUDA device, then measures its speed there into docs/performance.md.
+"""Tests this package on a CUDA device, then measures its speed and writes it to docs/performance.md.
 
     python scripts/gpu_check.py
 
@@ -22,9 +22,9 @@ STEPS = (
 
 
 def main() -> int:
-    """Returns the exit status: that of the first step that fails."""
+    """Runs all steps and returns 0, or the exit status of the first step that fails."""
     if not torch.cuda.is_available():
-        print("torch sees no CUDA device here: run `make gpu-check` on a machine that has one.", file=sys.stderr)
+        print("torch finds no CUDA device: run `make gpu-check` on a machine that has one.", file=sys.stderr)
         return 1
     for step in STEPS:
         status = subprocess.run([sys.executable, *step], cwd=REPOSITORY, check=False).returncode

@@ -1,8 +1,8 @@
-"""Hook of the documentation's site: pages that lie outside of docs/, and links between the two.
+"""MkDocs hook that adds pages from outside docs/ to the site and adapts their links.
 
-The Markdown files have links that work in the repository. On the site, a link to another page leads to that page, an
-image from outside of docs/ is copied, and a link to any other file leads to the repository (`repo_url`), or becomes
-plain text if that is not known. A link to a file that does not exist is an error.
+Links in the Markdown files are made for the repository. On the site, a link to another page leads to that page, an
+image from outside docs/ is copied, and a link to any other file leads to the repository (`repo_url`), or becomes plain
+text if there is no `repo_url`. A link to a file that does not exist is an error.
 """
 
 import posixpath
@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = "docs/"
-# Pages from outside of docs/, by their names on the site.
+# Pages from outside docs/, and their names on the site.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -35,7 +35,7 @@ CODE = re.compile(r"(`+[^`]*`+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages of `PAGES` and the pictures that pages show from outside of docs/."""
+    """Adds the pages of `PAGES`, and the images outside docs/ that pages show."""
     for source, name in PAGES.items():
         files.append(File.generated(config, name, abs_src_path=str(REPOSITORY / source)))
     sources = {DOCS + file.src_uri for file in files.documentation_pages()} - {DOCS + name for name in PAGES.values()}
@@ -59,11 +59,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def link_targets(markdown: str) -> list[str]:
-    """Targets of all links and images outside of code."""
+    """Returns the targets of all links and images outside code."""
     found = []
 
     def remember(match: re.Match[str]) -> str:
-        LINK.sub(remember, match["text"])  # a picture may be the text of a link
+        LINK.sub(remember, match["text"])  # an image may be the text of a link
         found.append(match["target"])
         return match[0]
 
@@ -75,9 +75,9 @@ def rewrite_links(markdown: str, source: str, name: str, repository_url: str | N
     """
     Args:
         markdown: The text of a page.
-        source: Where the page lies in the repository.
+        source: Path of the page in the repository.
         name: Its name on the site, such as `models/photos.md`.
-        repository_url: Where links to files that are no page lead.
+        repository_url: URL of the repository, for links to files that are not pages.
 
     Raises:
         PluginError: If a link leads to a file that does not exist.
@@ -102,9 +102,9 @@ def rewrite_links(markdown: str, source: str, name: str, repository_url: str | N
 
 
 def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
-    """`markdown` with the parts that are no code changed."""
+    """Applies `change` to the parts of `markdown` that are not code."""
     blocks = FENCE.split(markdown)
-    # Code inside the text of a link belongs to the link: it is hidden from `change` and put back.
+    # Code spans may be inside the text of a link, so they are hidden during `change` and restored afterward.
     for index in range(0, len(blocks), 2):
         spans: list[str] = []
 
@@ -118,13 +118,13 @@ def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
 
 
 def _in_repository(source: str, target: str) -> str | None:
-    """The path in the repository that a link of the page `source` leads to; `None` for links to elsewhere."""
+    """Returns the path in the repository that a link of the page `source` leads to, or `None` for other links."""
     path = target.partition("#")[0]
     if not path or re.match(r"[a-z]+:", target):
         return None
     found = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
     if not (REPOSITORY / found).exists():
-        raise PluginError(f"{source} has a link to {target}, but there is no {found}.")
+        raise PluginError(f"{source} has a link to {target}, but {found} does not exist: correct the link.")
     return found
 
 

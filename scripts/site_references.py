@@ -1,7 +1,7 @@
-"""Extension of the API reference: names in docstrings, written as transformers writes them, become links.
+"""Griffe extension that turns names in docstrings into links of the API reference.
 
-Docstrings name classes as [`JMCELNModel`] and methods as [`~JMCELNModel.forward`]. What the reference documents gets a
-link, everything else becomes code.
+Docstrings name classes as [`JMCELNModel`] and methods as [`~JMCELNModel.forward`], as in transformers. Names in the
+reference become links, and all others become code.
 """
 
 import re
@@ -18,7 +18,7 @@ NAME = re.compile(r"\[`(?P<short>~?)(?P<name>[\w.]+)`\](?!\[|\()")
 
 
 def documented_names() -> dict[str, str]:
-    """What the pages of the reference document, as docstrings name it (`Class`, `Class.method`): its full name."""
+    """Maps each name in the reference, as in docstrings (`Class`, `Class.method`), to its full name."""
     found = {}
     for page in sorted((REPOSITORY / "docs" / "api").glob("*.md")):
         for part in re.split(r"^::: ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
@@ -31,25 +31,25 @@ def documented_names() -> dict[str, str]:
 
 
 def with_links(text: str, documented: dict[str, str]) -> str:
-    """A docstring with links for the names in `documented`."""
+    """Returns a docstring with links for the names in `documented`."""
 
     def link(match: re.Match[str]) -> str:
         name = match["name"]
         shown = name.rpartition(".")[2] if match["short"] else name
         return f"[`{shown}`][{documented[name]}]" if name in documented else f"`{shown}`"
 
-    # The type of an argument is rendered as code, in which marks would be seen.
+    # The type of an argument is rendered as code, where Markdown would be visible.
     text = ARGUMENT.sub(lambda match: match["name"] + re.sub(r"[`*\[\]~]", "", match["type"]) + match["end"], text)
     return NAME.sub(link, text)
 
 
 class LinkNames(griffe.Extension):
-    """Changes the docstrings before they are rendered."""
+    """Adds the links to docstrings before they are rendered."""
 
     def __init__(self) -> None:
         self.documented = documented_names()
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:  # noqa: ARG002 - more may come
-        """Called for every module, class, function and attribute that is read."""
+        """Changes the docstring of a module, class, function or attribute."""
         if obj.docstring is not None:
             obj.docstring.value = with_links(obj.docstring.value, self.documented)

@@ -1,9 +1,10 @@
-"""Upload the models of `checkpoints/` to the hub, each as a repository with a tag of this version.
+"""Uploads the models in `checkpoints/` to the Hub, each to its own repository, tagged with this version.
 
-python scripts/upload_checkpoints.py NAMESPACE --dry-run     # what would be uploaded; needs no account
-python scripts/upload_checkpoints.py NAMESPACE
+    python scripts/upload_checkpoints.py NAMESPACE --dry-run     # lists the files; needs no account
+    python scripts/upload_checkpoints.py NAMESPACE
 
-Log in first (`hf auth login`). One commit per model; a tag that exists is an error, so that a version never changes.
+Log in first (`hf auth login`). Each model gets one commit. If the tag exists already, the upload fails, so that a
+version never changes.
 """
 
 import argparse
@@ -25,7 +26,7 @@ NEEDED = ("README.md", "config.json", "model.safetensors", "processor_config.jso
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("namespace", help="user or organization on the hub")
+    parser.add_argument("namespace", help="user or organization on the Hub")
     parser.add_argument("--dry-run", action="store_true", help="list the files and upload nothing")
     parser.add_argument("--private", action="store_true", help="create repositories that only you can see")
     return parser.parse_args(arguments)
@@ -33,10 +34,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def files_of(checkpoint: str, namespace: str) -> dict[str, bytes | Path]:
     """
-    What a repository on the hub gets: for each name the file, or the changed content.
+    Returns the files of a repository on the Hub by name: their paths, or their content if it differs.
 
     Raises:
-        FileNotFoundError: If the checkpoint lacks a file that loading needs.
+        FileNotFoundError: If a file that is needed for loading is missing.
     """
     folder = REPOSITORY / "checkpoints" / checkpoint
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
@@ -44,7 +45,7 @@ def files_of(checkpoint: str, namespace: str) -> dict[str, bytes | Path]:
     missing = [name for name in NEEDED if name not in files]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}.")
-    # In the repository the examples of a card name its folder, on the hub they name the model there.
+    # The examples of a card load the model from its folder; on the Hub, they load it from there.
     card = (folder / "README.md").read_text(encoding="utf-8")
     for name in CHECKPOINTS:
         card = card.replace(f"checkpoints/{name}", f"{namespace}/{name}")
@@ -53,7 +54,7 @@ def files_of(checkpoint: str, namespace: str) -> dict[str, bytes | Path]:
 
 
 def upload(api: HfApi, namespace: str, checkpoint: str, private: bool = False) -> None:
-    """Creates the repository if there is none, commits all files at once, and sets the tag."""
+    """Creates the repository if needed, commits all files at once, and sets the tag."""
     repository = f"{namespace}/{checkpoint}"
     api.create_repo(repository, private=private, exist_ok=True)
     operations = [

@@ -1,4 +1,4 @@
-"""Answers of models beside what was wanted, and the pieces of which sheets that compare them are made."""
+"""Compares the masks of a model with the true ones, and draws parts of sheets that show them."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +19,17 @@ _FONT_SIZE, _LINE_HEIGHT = 13, 17
 
 
 class Answer(NamedTuple):
-    """The mask found for one expression, and the one wanted: `(height, width)`, boolean."""
+    """The predicted and the true mask of one expression: boolean, `(height, width)`."""
 
     found: np.ndarray
     wanted: np.ndarray
 
     def counts(self) -> tuple[int, int, int]:
-        """Pixels of both, of the mask found, and of the mask wanted."""
+        """Returns the pixels of the intersection, of the predicted mask and of the true mask."""
         return int((self.found & self.wanted).sum()), int(self.found.sum()), int(self.wanted.sum())
 
     def iou(self) -> float:
-        """Intersection over union; 1 where there is nothing to find and nothing was found."""
+        """Returns the intersection over union, which is 1 if both masks are empty."""
         union = (self.found | self.wanted).sum()
         return float((self.found & self.wanted).sum() / union) if union else 1.0
 
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 def ask_all(
     model: Any, processor: Any, rows: Iterable[Mapping[str, Any]], column: str = "expressions"
 ) -> list[list[Answer]]:
-    """What the model finds for each expression of each row; the end of an expression that is too long is cut off."""
+    """Segments all expressions of all rows. Expressions that are too long are truncated."""
     ask = pipeline(_TASK, model=model.eval(), processor=processor)
     answers = []
     for row in rows:
@@ -48,14 +48,14 @@ def ask_all(
 
 
 def mark(image: Image.Image, answer: Answer) -> Image.Image:
-    """The image in gray, with what was found rightly, found wrongly and missed in the colors of `MASK_COLORS`."""
+    """Draws true positives, false positives and false negatives in the colors of `MASK_COLORS` on the gray image."""
     parts = (answer.found & answer.wanted, answer.found & ~answer.wanted, answer.wanted & ~answer.found)
     masks = [Image.fromarray(part) for part in parts]
     return draw_overlay(image.convert("L"), masks, opacity=0.6, colors=list(MASK_COLORS.values()))
 
 
 def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures in rows of `columns`, each row as high as its highest picture, on white."""
+    """Arranges pictures in rows of `columns` on white. The height of a row is that of its tallest picture."""
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     width = max(sum(picture.width + GAP for picture in row) for row in rows)
     heights = [max(picture.height for picture in row) + GAP for row in rows]
@@ -71,7 +71,7 @@ def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def with_caption(picture: Image.Image, caption: Sequence[tuple[str, Any]]) -> Image.Image:
-    """A picture with lines of text in their colors below it; long lines are wrapped."""
+    """Adds colored lines of text below a picture. Long lines are wrapped."""
     font = ImageFont.load_default(size=_FONT_SIZE)
     lines = []
     for text, color in caption:

@@ -117,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     if folder.problems:
-        print(f"{len(folder.problems)} things are wrong; training leaves them out:")
+        print(f"problems: {len(folder.problems)}; training leaves these entries out:")
         for place, reason in folder.problems[:_NAMED_PROBLEMS]:
             print(f"  {place}: {reason}")
         if len(folder.problems) > _NAMED_PROBLEMS:
             print(f"  and {len(folder.problems) - _NAMED_PROBLEMS} more")
         parser.exit(1)
-    print("nothing is wrong")
+    print("no problems found")

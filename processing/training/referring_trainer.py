@@ -240,7 +240,7 @@ class ReferringTrainer(Trainer):
                 shutil.rmtree(folder, ignore_errors=True)
             raise OSError(
                 f"The checkpoint {str(folder)!r} cannot be written: {error}. If the disk is full, make room, and start"
-                " the run again with the same command: it goes on from its newest checkpoint."
+                " the run again with the same command: it resumes from its newest checkpoint."
             ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:

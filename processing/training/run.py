@@ -108,7 +108,7 @@ def run(
         trainer.add_callback(stop_signal)
         scores = trainer.train(resume_from_checkpoint=checkpoint).metrics
         if stop_signal.was_sent:
-            logger.warning("Stopped by SIGTERM. Started again with the same command, the run goes on from here.")
+            logger.warning("Stopped by SIGTERM. To resume the run from here, start it again with the same command.")
             sys.exit(128 + signal.SIGTERM)
     scores = {**scores, **final_scores(trainer)}
     if has_adapters(model):

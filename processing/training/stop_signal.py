@@ -1,4 +1,4 @@
-"""End a run that is told to stop (SIGTERM, as job schedulers send it) with a checkpoint."""
+"""Saves a checkpoint when a run receives SIGTERM, which job schedulers send before they kill a run."""
 
 import logging
 import signal
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 class StopSignal(TrainerCallback):
     """
-    Stops training after the step in which SIGTERM comes, and saves a checkpoint of that step.
+    Stops training after the step in which SIGTERM arrives, and saves a checkpoint of that step.
 
-    With several processes it is enough that one of them gets the signal. An evaluation that is due at that step is
-    left out, since those who send the signal do not wait long before they kill.
+    If there are several processes, one signal to any of them is enough. An evaluation that is due at that step is
+    skipped, since there is little time until the run is killed.
 
     Attributes:
         was_sent (`bool`): Whether training was stopped by the signal.
@@ -28,18 +28,18 @@ class StopSignal(TrainerCallback):
         self._before: Any = None
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Wait for the signal instead of dying of it."""
+        """Replaces the handler of the signal, which would end the process."""
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._receive)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Die of the signal again."""
+        """Restores the previous handler."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ask for a checkpoint and for the end if the signal came to any process."""
+        """Requests a checkpoint and the end of training if any process received the signal."""
         if args.world_size > 1:
             sent = torch.tensor(float(self.was_sent), device=args.device)
             torch.distributed.all_reduce(sent, torch.distributed.ReduceOp.MAX)

@@ -81,5 +81,5 @@ def test_every_run_sees_its_share_and_answers_the_same(arguments, tmp_path, monk
 
 
 def test_known_photos_are_in_every_share(arguments):
-    with pytest.raises(ValueError, match="smallest share has 1 photos, fewer than the 2"):
+    with pytest.raises(ValueError, match="smallest share has 1 photos, but every run must train on the 2"):
         photos_learning_curve.main([*arguments, "--shares", "10", "100"])

@@ -11,4 +11,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device here"))
+            item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))

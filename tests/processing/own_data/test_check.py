@@ -31,7 +31,7 @@ def test_a_good_folder_is_shown(tmp_path: Path, model: str, capsys: pytest.Captu
     assert "3 images, 9 masks, 10 expressions" in printed
     assert "does not know 2 of 32 words (6.2%): zebra, zebu" in printed
     assert "1 expressions are longer than the 5 tokens" in printed
-    assert "nothing is wrong" in printed
+    assert "no problems found" in printed
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     is_outline = (pixels[..., 0] > 240) & (pixels[..., 1] < 30) & (pixels[..., 2] > 240)
@@ -47,7 +47,7 @@ def test_what_is_wrong_is_listed_and_the_exit_code_says_so(
         main(["check-data", str(folder), "--sheet", str(tmp_path / "sheet.png"), "--model", model])
     assert stop.value.code == 1
     printed = capsys.readouterr().out
-    assert "1 things are wrong" in printed
+    assert "problems: 1" in printed
     assert "pairs.csv, line 5: there is no file 'masks/1-left.png'" in printed
 
 

@@ -37,7 +37,7 @@ def test_from_a_folder_to_a_model(
     arguments += ["--num_train_epochs", "2", "--warmup_steps", "0", "--disable_tqdm", "true"]
     main([*arguments, "--learning_rate", "1e-3"])
     printed = capsys.readouterr().out
-    assert "1 things are wrong and left out" in printed
+    assert "problems: 1; these entries are left out" in printed
     assert "held out: 1 photos, 3 expressions" in printed
     for line in ("before: mIoU", "after:  mIoU"):
         assert line in printed
