@@ -48,11 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         import_module(command.module).main(arguments[1:])
     except ModuleNotFoundError as error:
-        if (
-            command.extra is None
-            or error.name is None
-            or error.name.split(".")[0] in ("processing", "modeling_jmceln")
-        ):
+        if error.name is None or error.name.split(".")[0] in ("processing", "modeling_jmceln"):
             raise
         parser.error(
             f"this command needs the package {error.name!r}, which is not installed: pip install"
