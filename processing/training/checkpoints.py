@@ -8,6 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..safe_files import replace_text
+
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +38,7 @@ def write_checksums(checkpoint: str | Path) -> None:
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != CHECKSUMS_FILE
     }
-    # The file is renamed when it is complete, so that a run that is killed here leaves no incomplete file.
-    partial = checkpoint / f"{CHECKSUMS_FILE}.partial"
-    partial.write_text(json.dumps(records, indent=2), encoding="utf-8")
-    partial.replace(checkpoint / CHECKSUMS_FILE)
+    replace_text(checkpoint / CHECKSUMS_FILE, json.dumps(records, indent=2))
 
 
 def check_files(checkpoint: str | Path) -> None:
