@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,7 @@ import torch
 from PIL import Image
 
 from ..image_loading_jmceln import ImageSource, array_to_pil_image, image_to_array
-
-
-# Lists of expressions whose features are kept.
-_KEPT_TEXTS = 64
+from ..training.unknown_words import find_unknown_words
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ class Segmenter:
     def __init__(self, model: Any, processor: Any):
         self.model = model
         self.processor = processor
-        self._texts: dict[tuple[str, ...], Any] = {}
+        # The same expressions are often used for many photos.
+        self._text_features = lru_cache(maxsize=64)(self._encode_text)
 
     @torch.inference_mode()
     def encode(self, source: ImageSource) -> Photo:
@@ -111,7 +110,7 @@ class Segmenter:
         """
         outputs = self.model(
             image_features=photo.features,
-            text_features=self._encode_text(tuple(expressions)),
+            text_features=self._text_features(tuple(expressions)),
             output_attentions=look_inside,
         )
         return Answers(
@@ -126,24 +125,12 @@ class Segmenter:
         )
 
     def _encode_text(self, expressions: tuple[str, ...]) -> Any:
-        """Returns the text features of expressions, encoded once if they are used for many photos."""
-        if expressions not in self._texts:
-            inputs = self.processor(text=[list(expressions)], return_tensors="pt").to(self.model.device)
-            while len(self._texts) >= _KEPT_TEXTS:
-                del self._texts[next(iter(self._texts))]
-            self._texts[expressions] = self.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
-        return self._texts[expressions]
+        inputs = self.processor(text=[list(expressions)], return_tensors="pt").to(self.model.device)
+        return self.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
 
     def unknown_words(self, expression: str) -> tuple[str, ...]:
         """Returns the words that the tokenizer does not know. The model treats all of them as the same word."""
-        tokenizer = self.processor.tokenizer
-        if tokenizer.unk_token_id is None:
-            return ()
-        return tuple(
-            word
-            for word in dict.fromkeys(expression.split())
-            if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
-        )
+        return tuple(find_unknown_words(self.processor.tokenizer, [expression]).counts)
 
     def results(
         self, answers: Answers, size: tuple[int, int], threshold: float = 0.5, mask_threshold: float = 0.5
