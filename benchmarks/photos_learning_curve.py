@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works
 
 from processing.evaluation import run as evaluation
 from processing.evaluation.report import fill_page, markdown_table
-from processing.photos.refer_writer import CocoPhotos, write_coco_refer_folder
+from processing.photos.refer_writer import REFERENCES_FILE, CocoPhotos, write_coco_refer_folder
 from processing.training import run as training
 
 
@@ -68,25 +68,20 @@ def split_photos(instances: Path, held_out: Path, seed: int = 0) -> tuple[list[i
 
 
 def write_data(
-    options: argparse.Namespace, folder: Path, kept: Sequence[int], validation: Sequence[int], **settings: Any
+    source: CocoPhotos, folder: Path, excluded: Sequence[int], validation: Sequence[int], pasted_images: int = 0
 ) -> Path:
-    """Writes expressions for the photos `kept`, with `validation` as the split `val`, unless the folder exists."""
-    if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.unfinished-{random.randrange(10**9)}")
-        everything = json.loads(options.instances.read_text(encoding="utf-8"))["images"]
-        excluded = {image["id"] for image in everything} - set(kept)
-        source = CocoPhotos(options.instances, options.images, settings.pop("versions", 0))
+    """Writes expressions for the photos that are not `excluded`, with `validation` as `val`, unless they exist."""
+    if not (folder / REFERENCES_FILE).exists():
         write_coco_refer_folder(
             source,
-            unfinished,
+            folder,
             exclude_image_ids=excluded,
             validation_image_ids=validation,
+            pasted_images=pasted_images,
             longest_side=400,
             show_progress=True,
             **EXPRESSIONS,
-            **settings,
         )
-        unfinished.rename(folder)
     return folder
 
 
@@ -95,11 +90,10 @@ def run_share(options: argparse.Namespace, share: int, training_ids: Sequence[in
     count = round(share / 100 * len(training_ids))
     folder = options.output / f"share_{share}"
     data = write_data(
-        options,
+        CocoPhotos(options.instances, options.images, options.versions),
         options.output / f"data_{share}",
-        [*training_ids[:count], *held_out],
-        held_out,
-        versions=options.versions,
+        excluded=training_ids[count:],
+        validation=held_out,
         pasted_images=options.paste,
     )
     settings = {
@@ -116,10 +110,10 @@ def run_share(options: argparse.Namespace, share: int, training_ids: Sequence[in
         [str(CONFIGURATION), *(part for name, value in settings.items() for part in (f"--{name}", str(value)))]
     )
     known = write_data(
-        options,
-        options.output / "data_known",
-        training_ids[: options.known_photos],
-        training_ids[: options.known_photos],
+        CocoPhotos(options.instances, options.images),
+        options.output / f"known_{share}",
+        excluded=[*training_ids[options.known_photos :], *held_out],
+        validation=training_ids[: options.known_photos],
     )
     scores = {}
     for name, scored in (("held_out", data), ("known", known)):
