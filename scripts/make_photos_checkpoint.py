@@ -108,8 +108,7 @@ python scripts/average_checkpoints.py runs/photos_averaged runs/photos_fine runs
 - **Photos**: {training_photos} of COCO 2017, named with their licenses in `training_photos.json`, in {images:,}
   images: cropped, scaled, flipped, with changed colors, and with objects pasted in from one another. The annotations
   are COCO's (CC BY 4.0); {training_expressions:,} expressions were written from them after each change.
-- **Training**: {training}
-{presence_shift}
+- **Training**: {training}{presence_shift}
 
 ## The leak
 
@@ -131,9 +130,9 @@ has not seen COCO: `make_photo_encoders.py --vision imagenet`.
 - English alone.
 """
 
-PRESENCE_SHIFT = """- **Threshold**: {:+.2f} was added to every presence logit, so that the default threshold of 0.5
-  balances N-acc and T-acc. This one number was chosen on the photos of the test above.
-"""
+PRESENCE_SHIFT = """
+- **Threshold**: {:+.2f} was added to every presence logit, so that the default threshold of 0.5
+  balances N-acc and T-acc. This one number was chosen on the photos of the test above."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
