@@ -17,10 +17,9 @@ from huggingface_hub import CommitOperationAdd, HfApi
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without being installed
 
 from modeling_jmceln import __version__
+from processing.shipped_models import CHECKPOINTS, SHIPPED_MODELS
 
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-CHECKPOINTS = ("jmceln-photos", "jmceln-shapes")
 NEEDED = ("README.md", "config.json", "model.safetensors", "processor_config.json", "tokenizer.json")
 
 
@@ -39,7 +38,7 @@ def files_of(checkpoint: str, namespace: str) -> dict[str, bytes | Path]:
     Raises:
         FileNotFoundError: If a file that is needed for loading is missing.
     """
-    folder = REPOSITORY / "checkpoints" / checkpoint
+    folder = CHECKPOINTS / checkpoint
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     files: dict[str, bytes | Path] = {path.relative_to(folder).as_posix(): path for path in paths}
     missing = [name for name in NEEDED if name not in files]
@@ -47,7 +46,7 @@ def files_of(checkpoint: str, namespace: str) -> dict[str, bytes | Path]:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}.")
     # The examples of a card load the model from its folder; on the Hub, they load it from there.
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for name in CHECKPOINTS:
+    for name in SHIPPED_MODELS:
         card = card.replace(f"checkpoints/{name}", f"{namespace}/{name}")
     files["README.md"] = card.encode()
     return files
@@ -67,7 +66,7 @@ def upload(api: HfApi, namespace: str, checkpoint: str, private: bool = False) -
 
 def main(arguments: list[str] | None = None, api: HfApi | None = None) -> None:
     options = parse_arguments(arguments)
-    for checkpoint in CHECKPOINTS:
+    for checkpoint in SHIPPED_MODELS:
         files = files_of(checkpoint, options.namespace)
         sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
         print(f"{options.namespace}/{checkpoint}, tag v{__version__}: {sum(sizes.values()) / 1e6:.1f} MB")

@@ -7,6 +7,7 @@ import pytest
 
 from modeling_jmceln import JMCELNModel, __version__
 from processing import JMCELNProcessor
+from processing.shipped_models import SHIPPED_MODELS
 from scripts import upload_checkpoints
 
 
@@ -37,7 +38,7 @@ def test_a_dry_run_lists_all_files_and_sends_nothing(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert hub.calls == []
     assert "Nothing was uploaded." in printed
-    for checkpoint in upload_checkpoints.CHECKPOINTS:
+    for checkpoint in SHIPPED_MODELS:
         assert f"someone/{checkpoint}, tag v{__version__}" in printed
     assert printed.count("model.safetensors") == 2
 
@@ -68,6 +69,6 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "checkpoints" / "jmceln-photos"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("card", encoding="utf-8")
-    monkeypatch.setattr(upload_checkpoints, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(upload_checkpoints, "CHECKPOINTS", tmp_path / "checkpoints")
     with pytest.raises(FileNotFoundError, match=r"lacks config\.json, model\.safetensors"):
         upload_checkpoints.files_of("jmceln-photos", "someone")
