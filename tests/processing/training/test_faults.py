@@ -20,18 +20,9 @@ from tests.processing.faults import full_disk
 from tests.processing.training.tiny_run import write_settings
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # Sums over threads have no fixed order.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

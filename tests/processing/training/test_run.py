@@ -30,6 +30,8 @@ from tests.processing.canonical_rows import canonical_row
 from tests.processing.training.tiny_run import write_settings
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 # Sends SIGKILL to itself in the middle of a step, or in the middle of writing a checkpoint.
@@ -82,15 +84,6 @@ def history(folder, key="loss"):
 def same_weights(one, other):
     first, second = load_file(one), load_file(other)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    # Sums over threads have no fixed order.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_a_run_trains_scores_and_saves_what_loads(tmp_path):
