@@ -93,6 +93,11 @@ class JMCELNModel(JMCELNPreTrainedModel):
 
     def __init__(self, config: JMCELNConfig):
         super().__init__(config)
+        # Without a request, transformers takes "sdpa" for encoders that have it and "eager" for all others, such as
+        # convolutional ones. A request for "sdpa" means the same; passed on, it would be an error in the others.
+        for encoder_config in (config.backbone_config, config.text_config):
+            if encoder_config._attn_implementation == "sdpa":
+                encoder_config._attn_implementation = None
         self.backbone = build_vision_encoder(config)
         self.text_model = build_text_encoder(config.text_config)
         self.pixel_decoder = JMCELNPixelDecoder(config, list(self.backbone.channels))

@@ -187,6 +187,9 @@ class ReferringTrainingArguments(TrainingArguments):
         default="tensorboard", metadata={"help": "Where to log: `tensorboard`, `none` or another integration."}
     )
     save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
+    warmup_steps: float = field(
+        default=0, metadata={"help": "Steps in which the learning rate rises from 0; below 1, a share of the run."}
+    )
     resume_from_checkpoint: str | None = field(
         default="auto",
         metadata={
@@ -249,6 +252,12 @@ class ReferringTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        # transformers 4 takes only whole steps here, and a share of the run in another argument.
+        if getattr(self, "warmup_ratio", None) is not None:
+            if 0 < self.warmup_steps < 1:
+                self.warmup_steps, self.warmup_ratio = 0, self.warmup_steps
+            elif self.warmup_steps == int(self.warmup_steps):
+                self.warmup_steps = int(self.warmup_steps)
         super().__post_init__()
         # Without an accelerator, pinned memory has no use and causes a warning.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type != "cpu"

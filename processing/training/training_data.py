@@ -97,7 +97,8 @@ class StreamedImages(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         worker_index, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # The data loader takes batches from its workers in turn.
+        # The data loader takes batches in turn from the workers that have a shard.
+        num_workers = max(1, min(num_workers, self._one_pass(0).num_shards))
         to_skip = -(-max(self.skipped_batches - worker_index, 0) // num_workers) * self.batch_size
         decode = datasets.Image().decode_example
         visit = 0
@@ -115,13 +116,13 @@ class StreamedImages(IterableDataset):
                 return
             visit += 1
 
-    def _one_pass(self, visit: int) -> Iterator[dict[str, Any]]:
+    def _one_pass(self, visit: int) -> datasets.IterableDataset:
         rows = self.rows
         if self.shuffle_buffer > 0:
             rows = rows.shuffle(seed=self.seed + visit, buffer_size=self.shuffle_buffer)
         if self.num_processes > 1:
             rows = split_dataset_by_node(rows, self.process_index, self.num_processes)
-        yield from rows
+        return rows
 
 
 def load_rows(

@@ -104,6 +104,19 @@ def test_backbones(model_type):
     check_one_training_step(model)
 
 
+def test_an_encoder_without_sdpa_is_left_out_when_it_is_requested(tmp_path):
+    backbone = config_of("convnext", BACKBONES["convnext"])
+    text_config = config_of("bert", TEXT_ENCODERS["bert"])
+    built = JMCELNModel.from_vision_text_pretrained(backbone, text_config, attn_implementation="sdpa", **SMALL)
+    built.save_pretrained(tmp_path)
+    for model in (built, JMCELNModel.from_pretrained(tmp_path, attn_implementation="sdpa")):
+        assert model.config._attn_implementation == "sdpa"
+        assert model.text_model.config._attn_implementation == "sdpa"
+        assert model.backbone.config._attn_implementation == "eager"
+    model = JMCELNModel.from_pretrained(tmp_path, attn_implementation="eager")
+    assert model.text_model.config._attn_implementation == "eager"
+
+
 @pytest.mark.parametrize("model_type", sorted(PYRAMIDS))
 def test_hidden_state_pyramids(model_type):
     vision = config_of(model_type, PYRAMIDS[model_type])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from jmceln import main
 from modeling_jmceln import JMCELNModel
@@ -41,7 +40,8 @@ def test_from_a_folder_to_a_model(
     assert "held out: 1 photos, 3 expressions" in printed
     for line in ("before: mIoU", "after:  mIoU"):
         assert line in printed
-    before, after = load_file(model / "model.safetensors"), load_file(output / "model.safetensors")
+    # Not from the files: transformers 5.0 gives some weights their old names when it saves a loaded model.
+    before, after = (JMCELNModel.from_pretrained(folder).state_dict() for folder in (model, output))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     settings = json.loads((output / "settings.json").read_text(encoding="utf-8"))

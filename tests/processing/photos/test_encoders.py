@@ -84,7 +84,8 @@ def sentences_files() -> dict[str, bytes]:
     config = BertConfig(
         vocab_size=len(words), hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=24
     )
-    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": 512, "name_or_path": "somewhere/else"}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    settings["name_or_path"] = "somewhere/else"
     contents = {
         "config.json": config.to_json_string().encode(),
         "model.safetensors": save(BertModel(config).state_dict()),

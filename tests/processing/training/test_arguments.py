@@ -6,7 +6,12 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-from processing.training.arguments import load_settings, merge_settings, parse_arguments
+from processing.training.arguments import (
+    ReferringTrainingArguments,
+    load_settings,
+    merge_settings,
+    parse_arguments,
+)
 
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs"
@@ -159,6 +164,12 @@ def test_the_configurations_of_the_package_are_found_by_name(tmp_path, monkeypat
 def test_no_run_on_photographs_leaves_images_out():
     # Batches of unequal size are no reason to: the loss counts expressions.
     assert "dataloader_drop_last" not in load_settings("swin_bert.yaml")
+
+
+@pytest.mark.parametrize(("warmup_steps", "of_50"), [(0, 0), (0.1, 5), (7, 7), (7.0, 7)])
+def test_warmup_counts_steps_or_is_a_share_of_the_run(tmp_path, warmup_steps, of_50):
+    arguments = ReferringTrainingArguments(str(tmp_path), warmup_steps=warmup_steps, use_cpu=True, report_to="none")
+    assert arguments.get_warmup_steps(50) == of_50
 
 
 def test_help_lists_the_fields_of_all_three(capsys):

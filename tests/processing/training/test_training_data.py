@@ -24,8 +24,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def stream(folder):
-    rows = datasets.load_from_disk(str(folder)).to_iterable_dataset(num_shards=4)
-    return lambda **options: StreamedImages(rows, **{"shuffle_buffer": 3, **options})
+    def make(num_shards=4, **options):
+        rows = datasets.load_from_disk(str(folder)).to_iterable_dataset(num_shards=num_shards)
+        return StreamedImages(rows, **{"shuffle_buffer": 3, **options})
+
+    return make
 
 
 def test_a_dataset_is_loaded_without_the_images_held_out(folder):
@@ -102,17 +105,18 @@ def test_processes_read_different_rows(stream):
     assert len(parts[0] | parts[1]) == 12
 
 
+@pytest.mark.parametrize("num_shards", [1, 4])
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("skipped", [1, 5])
-def test_a_stream_taken_up_again_gives_what_would_have_come(stream, num_workers, skipped):
+def test_a_stream_taken_up_again_gives_what_would_have_come(stream, num_shards, num_workers, skipped):
     def batches(dataset, count):
         dataset.batch_size = 2
         loader = DataLoader(dataset, batch_size=2, num_workers=num_workers, collate_fn=identity)
         iterator = iter(loader)
         return [next(iterator) for _ in range(count)]
 
-    whole = batches(stream(), 9)
-    taken_up = stream()
+    whole = batches(stream(num_shards), 9)
+    taken_up = stream(num_shards)
     taken_up.skipped_batches = skipped
     again = batches(taken_up, 9)
     assert all(row == {"skipped": True} for batch in again[:skipped] for row in batch)
