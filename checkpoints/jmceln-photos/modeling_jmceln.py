@@ -4,11 +4,13 @@
 import difflib
 import inspect
 import os
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 # This file imports every file of the package: transformers 4.57 copies only files that the entry file imports.
 from .alignment import JMCELNAlignmentFilter
@@ -23,11 +25,13 @@ from .outputs import JMCELNAnswers, JMCELNImageFeatures, JMCELNOutput, JMCELNTex
 from .padding import crop_features, group_by_size, original_order, pad_answers, pad_features
 from .pixel_decoder import JMCELNPixelDecoder, coarse_map_sizes
 from .presence import JMCELNPresenceHead
+from .renamed_weights import check_encoder_names, tower_key_mapping
 from .text_encoder import build_text_encoder, load_text_encoder
 from .upsampling import JMCELNConvexUpsampler, JMCELNUpsamplingWeights
 from .vision_encoder import build_vision_encoder, load_vision_encoder
 
 
+logger = logging.get_logger(__name__)
 # The number of expressions per image that go through the model at a time when gradients are off. With more of them,
 # the activations would no longer fit into the CPU's caches, which is slower.
 EXPRESSIONS_AT_A_TIME = 8
@@ -42,6 +46,29 @@ class JMCELNPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["JMCELNImageLayer", "JMCELNFusionLayer", "JMCELNStage"]
     _supports_sdpa = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """
+        As in transformers, and also loads encoders whose weights were renamed in another release of transformers.
+
+        Raises:
+            ValueError: If weights of an encoder would stay random, since they have yet other names in the file.
+        """
+        load: Callable[..., Any] = super().from_pretrained
+        model, info = load(*args, output_loading_info=True, **kwargs)
+        mapping = tower_key_mapping(info["missing_keys"], info["unexpected_keys"])
+        if mapping:
+            logger.warning_once("An encoder's weights have the names of another transformers: they are loaded again.")
+            mapping |= kwargs.pop("key_mapping", None) or {}
+            model, info = load(*args, output_loading_info=True, key_mapping=mapping, **kwargs)
+            # Otherwise some releases would rename the weights again to save them.
+            model.__dict__.pop("_weight_conversions", None)
+        # Buffers such as the positions in a window of Swin are no weights: they are computed.
+        weights = {name for name, _ in model.named_parameters()}
+        missing = weights.intersection(info["missing_keys"])
+        check_encoder_names(missing, info["unexpected_keys"], model.config.transformers_version)
+        return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
         # This initializes only modules with their own parameters: transformers counts all others in custom code as

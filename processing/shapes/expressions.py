@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 from itertools import islice
+from operator import add
 
 import numpy as np
 
@@ -578,7 +579,9 @@ class ExpressionWriter:
         for cut in range(2, len(hops)):
             starts = _members(int(self.tables.head_bits[hops[cut][1]]))
             chances = self._reach(reversed(hops[:cut]), dict.fromkeys(starts, 1.0 / len(starts)))
-            if chances.get(target, 0.0) > _MOST_FOR_A_DROPPED_HOP * sum(chances.values()):
+            # Not `sum`, which since Python 3.12 rounds otherwise: each Python has to write the same expressions.
+            total = reduce(add, chances.values(), 0.0)
+            if chances.get(target, 0.0) > _MOST_FOR_A_DROPPED_HOP * total:
                 return False
         skipped = [hops[:cut] + hops[cut + 1 :] for cut in range(1, len(hops))]
         skipped += [((hop, hops[0][1]),) for hop, _ in hops]
