@@ -9,7 +9,7 @@ from torch import nn
 from .configuration_jmceln import JMCELNConfig
 
 
-_MASK_VALUES = (0, 1, 255, -100)
+_IGNORED_VALUES = (255, -100)
 
 
 def mask_loss(
@@ -130,12 +130,14 @@ def check_mask_values(name: str, masks: torch.Tensor) -> None:
     # A traced graph cannot depend on values.
     if masks.dtype == torch.bool or torch.compiler.is_compiling() or torch.jit.is_tracing() or masks.is_meta:
         return
-    is_known = torch.isin(masks, torch.tensor(_MASK_VALUES, device=masks.device))
-    if not bool(is_known.all()):
-        unknown = masks[~is_known][:5].tolist()
+    # Most pixels are 0 or 1, and two comparisons are many times faster than `torch.isin`.
+    others = masks[(masks != 0) & (masks != 1)]
+    unknown = others[~torch.isin(others, torch.tensor(_IGNORED_VALUES, device=masks.device))]
+    if unknown.numel():
         raise ValueError(
             f"`{name}` must hold 1 at the object, 0 elsewhere, and 255 or -100 where a pixel is ignored; got"
-            f" {unknown}. Compare probabilities with a threshold, and a map of labels with the label that is meant."
+            f" {unknown[:5].tolist()}. Compare probabilities with a threshold, and a map of labels with the label that"
+            " is meant."
         )
 
 

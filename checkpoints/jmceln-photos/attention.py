@@ -12,6 +12,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .configuration_jmceln import JMCELNConfig
 
 
+# On a CPU, matrix products with few columns are up to four times faster if the columns fill whole vectors.
+_KEY_BLOCK = 16
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -112,6 +116,10 @@ def matched_reading(
         sources (`torch.Tensor` of shape `(batch, num_sources, hidden)`): Words, or words and context tokens.
         attention_bias (`torch.Tensor` of shape `(batch, 1, 1, num_sources)`): Very negative at padding.
     """
+    if sources.device.type == "cpu" and not torch.compiler.is_compiling():
+        padding = -sources.shape[1] % _KEY_BLOCK
+        sources = nn.functional.pad(sources, (0, 0, 0, padding))
+        attention_bias = nn.functional.pad(attention_bias, (0, padding), value=torch.finfo(attention_bias.dtype).min)
     return attention(queries, sources, sources, attention_bias)[0] * gate(queries)
 
 
@@ -150,23 +158,28 @@ class JMCELNPixelAttention(JMCELNAttention):
     """
 
     def forward(
-        self, pixels: torch.Tensor, positions: torch.Tensor, map_sizes: Sequence[tuple[int, int]]
+        self,
+        pixels: torch.Tensor,
+        positions: torch.Tensor,
+        map_sizes: Sequence[tuple[int, int]],
+        num_queries: int | None = None,
     ) -> torch.Tensor:
         """
         Args:
             pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
             positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
             map_sizes (`Sequence[tuple[int, int]]`): Height and width of each map.
+            num_queries (`int`, *optional*): How many pixels ask, from the first on. Default: all.
         """
         placed = pixels + positions
         # The values include the positions too, so that a pixel learns where the pixels are that it attends to.
         sources = pool_maps(placed, map_sizes, self.config.max_key_size)
         centers = torch.cat([cell_centers(*size, device=pixels.device) for size in map_sizes]).unsqueeze(0)
         return super().forward(
-            placed,
+            placed[:, :num_queries],
             sources,
             sources,
-            query_angles=axial_angles(centers[0], self.head_dim),
+            query_angles=axial_angles(centers[0, :num_queries], self.head_dim),
             key_angles=axial_angles(pool_maps(centers, map_sizes, self.config.max_key_size)[0], self.head_dim),
         )[0]
 

@@ -23,15 +23,21 @@ class JMCELNImageLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, pixels: torch.Tensor, positions: torch.Tensor, map_sizes: Sequence[tuple[int, int]]
+        self,
+        pixels: torch.Tensor,
+        positions: torch.Tensor,
+        map_sizes: Sequence[tuple[int, int]],
+        num_updated: int | None = None,
     ) -> torch.Tensor:
         """
         Args:
             pixels (`torch.Tensor` of shape `(batch, num_pixels, hidden)`)
             positions (`torch.Tensor` of shape `(1, num_pixels, hidden)`)
             map_sizes (`Sequence[tuple[int, int]]`): Height and width of the two maps.
+            num_updated (`int`, *optional*): How many pixels to update and return, from the first on. Default: all.
         """
-        pixels = pixels + self.dropout(self.attention(self.attention_norm(pixels), positions, map_sizes))
+        update = self.attention(self.attention_norm(pixels), positions, map_sizes, num_updated)
+        pixels = pixels[:, :num_updated] + self.dropout(update)
         return pixels + self.dropout(self.feed_forward(self.feed_forward_norm(pixels)))
 
 
@@ -54,6 +60,7 @@ class JMCELNFusionLayer(JMCELNImageLayer):
         map_sizes: Sequence[tuple[int, int]],
         words: torch.Tensor,
         word_bias: torch.Tensor,
+        num_updated: int | None = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -62,8 +69,9 @@ class JMCELNFusionLayer(JMCELNImageLayer):
             map_sizes (`Sequence[tuple[int, int]]`): Height and width of the two maps.
             words (`torch.Tensor` of shape `(batch, length, hidden)`)
             word_bias (`torch.Tensor` of shape `(batch, 1, 1, length)`): 0 at words, very negative at padding.
+            num_updated (`int`, *optional*): How many pixels to update and return, from the first on. Default: all.
         """
         queries = self.word_norm(pixels) + positions
         agreement = matched_reading(self.word_attention, self.word_gate, queries, words, word_bias)
         pixels = pixels + self.dropout(agreement)
-        return super().forward(pixels, positions, map_sizes)
+        return super().forward(pixels, positions, map_sizes, num_updated)

@@ -661,9 +661,12 @@ class JMCELNModel(JMCELNPreTrainedModel):
         pixels = tokens.unsqueeze(1).expand(-1, leading_shape[1], -1, -1).flatten(0, 1)
         if self.category_matcher is not None:
             pixels = pixels + self.category_matcher(categories, evidence)
+        working_size = height * width
         for layer in self.fusion_layers:
-            pixels = layer(pixels, positions, coarse_map_sizes(height, width), words, word_bias)
-        pixels, positions = pixels[:, : height * width], positions[:, : height * width]
+            # Nothing reads the coarsest map after the last layer.
+            num_updated = working_size if layer is self.fusion_layers[-1] else None
+            pixels = layer(pixels, positions, coarse_map_sizes(height, width), words, word_bias, num_updated)
+        pixels, positions = pixels[:, :working_size], positions[:, :working_size]
 
         stages = self.cascade(pixels, positions, words, word_bias, sentences, pixel_features, output_attentions)
         last = stages[-1]

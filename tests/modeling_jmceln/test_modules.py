@@ -9,12 +9,15 @@ from torch import nn
 from modeling_jmceln import JMCELNModel
 from modeling_jmceln.alignment import JMCELNProgressiveAlignment
 from modeling_jmceln.attention import (
+    JMCELNAttention,
     axial_angles,
     cell_centers,
+    matched_reading,
     pool_maps,
     sine_position_embedding,
 )
 from modeling_jmceln.contextual_embedding import JMCELNContextComparison
+from modeling_jmceln.fusion import JMCELNFusionLayer
 from modeling_jmceln.losses import cover_cells, dice_loss, expression_losses, landmark_loss, mask_loss
 from modeling_jmceln.upsampling import JMCELNConvexUpsampler
 from tests.modeling_jmceln.inputs import random_inputs, random_labels, random_model
@@ -38,6 +41,29 @@ def test_keys_are_averages_over_at_most_so_many_cells(sizes):
     pooled = pool_maps(tokens, sizes, limit)
     torch.testing.assert_close(pooled, torch.stack(expected, dim=1))
     assert pooled.shape[1] <= limit**2 * len(sizes)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("num_sources", [1, 7, 16, 17])
+def test_reading_does_not_depend_on_the_keys_that_fill_whole_vectors(num_sources, implementation):
+    config = tiny_config(attn_implementation=implementation)
+    attention, gate = JMCELNAttention(config), nn.Linear(config.hidden_size, config.hidden_size)
+    queries, sources = torch.randn(2, 5, config.hidden_size), torch.randn(2, num_sources, config.hidden_size)
+    bias = torch.zeros(2, 1, 1, num_sources)
+    bias[1, ..., num_sources // 2 + 1 :] = torch.finfo(bias.dtype).min
+    expected = attention(queries, sources, sources, bias)[0] * gate(queries)
+    torch.testing.assert_close(matched_reading(attention, gate, queries, sources, bias), expected)
+
+
+@torch.no_grad()
+def test_the_last_layer_of_the_neck_updates_the_working_map_alone():
+    config = tiny_config(attn_implementation="eager")
+    layer, size = JMCELNFusionLayer(config), config.hidden_size
+    pixels, positions = torch.randn(2, 30, size), torch.randn(1, 30, size)
+    text = torch.randn(2, 3, size), torch.zeros(2, 1, 1, 3)
+    everything = layer(pixels, positions, [(4, 6), (2, 3)], *text)
+    working_map = layer(pixels, positions, [(4, 6), (2, 3)], *text, num_updated=24)
+    torch.testing.assert_close(working_map, everything[:, :24])
 
 
 @pytest.mark.parametrize(("bias", "which"), [(1e4, "prediction"), (-1e4, "previous")])
