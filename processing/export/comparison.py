@@ -1,8 +1,9 @@
 """Comparison of exported graphs with the model: outputs, speed and scores."""
 
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +73,47 @@ def run_model(model: Any) -> Callable[[dict[str, torch.Tensor]], tuple[torch.Ten
     return run
 
 
-def time_forms(models: dict[str, Any], inputs: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
-    """Measures the shortest time of each model in seconds. The models run in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+def time_forms(
+    models: dict[str, Any], inputs: Mapping[str, dict[str, torch.Tensor]], rounds: int
+) -> dict[str, dict[str, float]]:
+    """
+    Measures how long each model takes to encode an image, and to answer expressions about an encoded image. The models
+    run in turns.
+
+    Args:
+        models: The models by name.
+        inputs: Batches of [`example_inputs`] by name, with different expressions of the same images.
+        rounds (`int`): How often each call is timed.
+
+    Returns:
+        `dict`: Median seconds by model, for `"image"` and for the expressions of each batch by its name.
+    """
+    pixel_values = next(iter(inputs.values()))["pixel_values"]
+    seconds = {call: {name: [] for name in models} for call in ("image", *inputs)}
     for _ in range(rounds + 1):  # the first warms up
         for name, model in models.items():
             start = time.perf_counter()
-            run_model(model)(inputs)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: min(values[1:]) for name, values in seconds.items()}
+            features = model.get_image_features(pixel_values)
+            seconds["image"][name].append(time.perf_counter() - start)
+            for call, batch in inputs.items():
+                start = time.perf_counter()
+                model(image_features=features, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                seconds[call][name].append(time.perf_counter() - start)
+    return {
+        call: {name: statistics.median(values[1:]) for name, values in by_model.items()}
+        for call, by_model in seconds.items()
+    }
 
 
-def score_scenes(pipelines: dict[str, Any], count: int) -> dict[str, float]:
-    """Computes the mIoU of each pipeline on the first scenes in the test split of the synthetic benchmark."""
+def score_rows(pipelines: dict[str, Any], rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Computes the mIoU of each pipeline on rows of a dataset, see [`load_referring_dataset`]."""
     import numpy as np
 
     from ..data.masks import decode_mask
     from ..evaluation.metrics import ReferringSegmentationMetric
-    from ..shapes.dataset import shapes_row
 
     metrics = {name: ReferringSegmentationMetric() for name in pipelines}
-    for index in range(count):
-        row = shapes_row("test", index)
+    for row in rows:
         masks = [decode_mask(mask) for mask in row["masks"]]
         references = [masks[place] for place in row["mask_index"]]
         for name, pipe in pipelines.items():

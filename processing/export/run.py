@@ -2,6 +2,7 @@
 
     jmceln export --model FOLDER_OR_HUB_ID --output runs/export
     jmceln export --model FOLDER_OR_HUB_ID --output runs/export --int8 --scenes 50
+    jmceln export --model FOLDER_OR_HUB_ID --output runs/export --int8 --dataset FOLDER --split val
 
 The image encoder runs once per image, the expression decoder once for any number of expressions:
 
@@ -15,7 +16,7 @@ pad with zeros). Height and width are those of the processor, which is saved in 
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from modeling_jmceln import JMCELNModel
 
 from ..command_line import CommandParser
 from ..safe_files import replace_text
-from .comparison import largest_difference, run_model, run_programs, score_scenes, time_forms
+from .comparison import largest_difference, run_model, run_programs, score_rows, time_forms
 from .graphs import example_inputs, quantize, quiet_exporter, trace, write_graphs
 from .onnx_inference import load_onnx_pipeline
 
 
 # The largest allowed difference of any probability between the model and the exported graphs.
 TOLERANCE = 1e-3
+# A typical expression has about six words, and the tokenizer adds two tokens.
+TIMED_TOKENS = 8
 REPORT = "export.json"
 
 
@@ -47,8 +50,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--scenes", type=int, default=0, help="also score all graphs on this many scenes of the synthetic benchmark"
     )
+    parser.add_argument("--dataset", help="also score all graphs on this dataset: a name or folder, as in `evaluate`")
+    parser.add_argument("--split", help="split of `--dataset`, such as val")
     parser.add_argument("--rounds", type=int, default=3, help="how often each graph is timed")
-    return parser.parse_args(arguments)
+    parser.add_argument("--threads", type=int, help="number of cores to use; by default as torch chooses")
+    options = parser.parse_args(arguments)
+    if (options.dataset is None) != (options.split is None):
+        parser.error("--dataset and --split belong together: give both, such as --dataset FOLDER --split val")
+    if options.dataset is not None and options.scenes:
+        parser.error("--dataset and --scenes both choose what to score: give one of them")
+    for name in ("rounds", "threads"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    return options
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
@@ -63,6 +77,9 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     from .. import ReferringImageSegmentationPipeline  # this also registers the processor with the Auto classes
     from ..pipeline_jmceln import check_finite_weights
 
+    rows = rows_to_score(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     model = JMCELNModel.from_pretrained(options.model, dtype=torch.float32).eval()
     check_finite_weights(model, f"The model {options.model}")
     processor = AutoProcessor.from_pretrained(options.model, trust_remote_code=False)
@@ -96,12 +113,14 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         }
         models = {"torch": model, **{name: pipe.model for name, pipe in pipelines.items()}}
-        for count in (1, 8):
-            inputs = example_inputs(model, size, (1, count, 20))
-            report[f"seconds, {count} expressions"] = time_forms(models, inputs, options.rounds)
-        if options.scenes:
+        inputs = {
+            f"{count} expression{'s' * (count > 1)}": example_inputs(model, size, (1, count, TIMED_TOKENS))
+            for count in (1, 8)
+        }
+        report["seconds"] = time_forms(models, inputs, options.rounds)
+        if rows is not None:
             original = ReferringImageSegmentationPipeline(model=model, processor=processor, device="cpu")
-            report["mIoU"] = score_scenes({"torch": original, **pipelines}, options.scenes)
+            report["mIoU"] = score_rows({"torch": original, **pipelines}, rows)
     replace_text(folder / REPORT, json.dumps(report, indent=2) + "\n")
     for name in ("torch.export", "onnx"):
         if not differences[name] <= TOLERANCE:
@@ -110,6 +129,19 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
                 f" more than {TOLERANCE:g}: do not use these graphs. See {folder / REPORT} for details."
             )
     return report
+
+
+def rows_to_score(options: argparse.Namespace) -> Iterable[Mapping[str, Any]] | None:
+    """Returns the rows that the options name, if any, before anything is written."""
+    if options.dataset is not None:
+        from ..data.referring_datasets import load_referring_dataset
+
+        return load_referring_dataset(options.dataset, options.split)
+    if options.scenes:
+        from ..shapes.dataset import shapes_row
+
+        return [shapes_row("test", index) for index in range(options.scenes)]
+    return None
 
 
 def remove_graphs(folder: Path) -> None:

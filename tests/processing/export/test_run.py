@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from modeling_jmceln import JMCELNModel
 from processing import ReferringImageSegmentationPipeline
 from processing.export import run as export
 from processing.export.onnx_inference import ONNXReferringModel, load_onnx_pipeline
+from processing.export.runtime_operators import TRANSLATIONS
 from tests.tiny import tiny_config, tiny_processor
 
 
@@ -67,7 +69,10 @@ def test_report_holds_parity_sizes_and_scores(exported: Path) -> None:
     assert sizes == {path.name: path.stat().st_size for path in exported.iterdir() if path.suffix in (".onnx", ".pt2")}
     for name in ("image_encoder", "expression_decoder"):
         assert sizes[f"{name}.int8.onnx"] < sizes[f"{name}.onnx"]
-    assert report["mIoU"].keys() == report["seconds, 8 expressions"].keys() == {"torch", "onnx", "onnx int8"}
+    assert report["seconds"].keys() == {"image", "1 expression", "8 expressions"}
+    for scores in (report["mIoU"], *report["seconds"].values()):
+        assert scores.keys() == {"torch", "onnx", "onnx int8"}
+    assert all(seconds > 0 for by_form in report["seconds"].values() for seconds in by_form.values())
     assert report["mIoU"]["onnx"] == pytest.approx(report["mIoU"]["torch"], abs=1e-3)
 
 
@@ -85,6 +90,92 @@ def test_graphs_are_valid_and_free_in_batch_expressions_and_length(exported: Pat
     assert free["logits"] == [True, True, False, False]
     assert free["presence_logits"] == [True, True]
     assert shapes["pixel_values"][2:] == shapes["logits"][2:] == [64, 64]
+
+
+def test_slow_operators_are_replaced(exported: Path) -> None:
+    config = tiny_config()
+    # In each pixel attention, the rotations of queries, keys, values and outputs.
+    attentions = {
+        "image_encoder": config.num_image_layers,
+        "expression_decoder": config.num_fusion_layers + config.num_stages,
+    }
+    for name, count in attentions.items():
+        graph = onnx.load(exported / f"{name}.onnx").graph
+        operators = [node.op_type for node in graph.node]
+        assert operators.count("MultiHeadAttention") == count, name
+        assert operators.count("RotaryEmbedding") == 4 * count, name
+        axes = [attribute.i for node in graph.node if node.op_type == "Softmax" for attribute in node.attribute]
+        assert set(axes) <= {-1, 3}, name
+
+
+def test_only_matrix_products_become_8_bit_and_have_signed_weights_of_7_bits(exported: Path) -> None:
+    for name in ("image_encoder", "expression_decoder"):
+        before, after = (onnx.load(exported / f"{name}{suffix}.onnx").graph for suffix in ("", ".int8"))
+        weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in after.initializer}
+        products = [node for node in after.node if node.op_type == "MatMulInteger"]
+        assert len(products) > 5
+        for node in products:
+            assert weights[node.input[1]].dtype == np.int8
+            assert np.abs(weights[node.input[1]]).max() <= 64
+        convolutions = [[node.op_type for node in graph.node].count("Conv") for graph in (before, after)]
+        assert convolutions[0] == convolutions[1] > 0
+
+
+class PlainSoftmax(torch.nn.Module):
+    def forward(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return logits.softmax(1), logits.softmax(-3), logits.softmax(-1)
+
+
+class PlainAttention(torch.nn.Module):
+    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        mask = torch.zeros(7, 7).masked_fill(torch.ones(7, 7).triu(2).bool(), -1e4)
+        return (
+            attend(states, states[:, :, :3], states[:, :, :3]),
+            attend(states, states, states, scale=0.7),
+            attend(states, states, states, is_causal=True),
+            attend(states, states, states, attn_mask=mask),
+            attend(states, states, states[..., :4]),
+        )
+
+
+@pytest.mark.parametrize("module", [PlainSoftmax(), PlainAttention()])
+def test_replaced_operators_compute_the_same(module: torch.nn.Module, tmp_path: Path) -> None:
+    # A softmax of values whose exponentials overflow.
+    states = torch.randn(2, 5, 7, 8, generator=torch.Generator().manual_seed(0)) * 100
+    program = torch.onnx.export(
+        module.eval(), (states,), dynamo=True, custom_translation_table=TRANSLATIONS, input_names=["x"], verbose=False
+    )
+    program.save(tmp_path / "module.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "module.onnx", providers=["CPUExecutionProvider"])
+    for found, expected in zip(session.run(None, {"x": states.numpy()}), module(states), strict=True):
+        np.testing.assert_allclose(np.asarray(found), expected.numpy(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "photos"], "--dataset and --split belong together"),
+        (["--split", "val"], "--dataset and --split belong together"),
+        (["--dataset", "photos", "--split", "val", "--scenes", "3"], "both choose what to score"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--rounds", "0"], "--rounds must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_named(
+    arguments: list[str], message: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        export.parse_arguments(["--model", str(checkpoint), *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_dataset_is_refused_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    folder, empty = tmp_path / "export", tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises((ValueError, OSError), match="empty"):
+        export.main(["--model", str(checkpoint), "--output", str(folder), "--dataset", str(empty), "--split", "val"])
+    assert not folder.exists()
 
 
 def test_pipeline_on_graphs_answers_as_on_the_model(checkpoint: Path, exported: Path) -> None:
