@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature, get_size_dict
-from transformers.image_transforms import normalize, rescale, resize
+from transformers.image_transforms import normalize, rescale
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
 
 from .image_loading_jmceln import (
@@ -357,7 +357,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
             if attention_mask is not None:
                 is_real = attention_mask[index].reshape(len(rows), -1).any(-1).to(rows.device)
                 rows, presences = rows[is_real], presences[is_real]
-            if rows.isnan().any() or presences.isnan().any():
+            if _has_nan(rows) or _has_nan(presences):
                 raise ValueError(
                     f"The model returned NaN for image {index} of the batch. Check the weights and `pixel_values`; in "
                     "`torch.float16`, large values overflow: use `torch.bfloat16` or `torch.float32`."
@@ -371,7 +371,7 @@ class JMCELNImageProcessor(BaseImageProcessor):
             all_probabilities = []
             # One at a time: at the original size, the probabilities of many expressions need too much memory.
             for number, (row, presence) in enumerate(zip(rows, presences, strict=True)):
-                probabilities = _resize_logits(row, size).sigmoid()
+                probabilities = _resize_logits(row, size).sigmoid_()
                 masks[number], scores[number] = masks_and_scores(probabilities, presence, threshold, mask_threshold)
                 if return_probabilities:
                     all_probabilities.append(probabilities)
@@ -458,8 +458,10 @@ def masks_and_scores(
         Masks, `bool` (..., height, width), and scores, `float32` (...).
     """
     masks = probabilities > mask_threshold
-    areas = masks.sum((-2, -1))
-    means = (probabilities * masks).sum((-2, -1)) / areas.clamp(min=1)
+    # Two thirds of the time of an `int64` sum, and of a product with a boolean tensor.
+    areas = masks.flatten(-2).sum(-1, dtype=torch.int32)
+    inside = torch.nn.functional.threshold(probabilities, mask_threshold, 0.0)
+    means = inside.sum((-2, -1)) / areas.clamp(min=1)
     scores = presences * torch.where(areas > 0, means, probabilities.amax((-2, -1)))
     return masks & (scores >= threshold)[..., None, None], scores
 
@@ -505,9 +507,9 @@ def _resize_image(array: np.ndarray, size: tuple[int, int], resample: int) -> np
     if array.shape[:2] == size:
         return array
     if array.dtype == np.uint8 and array.shape[-1] in CHANNELS_PILLOW_RESIZES:
-        return resize(array, size, resample, input_data_format=ChannelDimension.LAST)
-    # `resize` converts floats to 8 bits, which would lose precision. Pillow itself resizes float images of one
-    # channel.
+        image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+        return np.asarray(image.resize(size[::-1], resample)).reshape(*size, array.shape[-1])
+    # Pillow resizes float images of one channel only.
     channels = [Image.fromarray(array[..., channel].astype(np.float32)) for channel in range(array.shape[-1])]
     return np.stack([np.asarray(channel.resize(size[::-1], resample)) for channel in channels], axis=-1)
 
@@ -518,9 +520,11 @@ def _map_values(array: np.ndarray, function: Callable[[np.ndarray], np.ndarray])
         return function(array)
     # Bytes have 256 values: looking them up is many times faster than computing every pixel, and gives the same.
     table = function(np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], array.shape[-1], axis=2))
-    return np.stack([table[:, 0, channel][array[..., channel]] for channel in range(array.shape[-1])]).transpose(
-        1, 2, 0
-    )
+    planes = np.empty((array.shape[-1], *array.shape[:2]), dtype=table.dtype)
+    for channel, plane in enumerate(planes):
+        # The mode saves the check of each index, which a byte always passes.
+        np.take(table[:, 0, channel], array[..., channel], out=plane, mode="clip")
+    return planes.transpose(1, 2, 0)
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -532,6 +536,11 @@ def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         column = int((columns[nearest] + 0.5) * size[1] / mask.shape[1])
         resized[row, column] = 1
     return resized
+
+
+def _has_nan(values: torch.Tensor) -> bool:
+    # The largest of several values is NaN if one of them is. It needs no tensor of booleans.
+    return values.numel() > 0 and bool(values.amax().isnan())
 
 
 def _resize_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -50,17 +50,29 @@ def draw_overlay(
             raise ValueError(f"`{name}` has {len(values)} entries for {len(masks)} masks: give one per mask.")
     colors = [color_of(index) for index in range(len(masks))] if colors is None else list(colors)
     overlay = image.convert("RGB")
-    outline_width = 2 * max(1, round(min(image.size) / 400)) + 1
+    margin = max(1, round(min(image.size) / 400))
     for index, (mask, color) in enumerate(zip(masks, colors, strict=True)):
         if mask.size != image.size:
             raise ValueError(
                 f"`masks[{index}]` has the size {mask.size}, but the image has {image.size}: resize the mask."
             )
         inside = mask.convert("L").point(lambda value: 255 if value else 0)
-        paint = Image.new("RGB", image.size, color)
-        overlay = Image.composite(Image.blend(overlay, paint, opacity), overlay, inside)
-        outline = ImageChops.difference(inside, _eroded(inside, outline_width // 2))
-        overlay.paste(paint, mask=outline)
+        box = inside.getbbox()
+        if box is None:
+            continue
+        # Drawing changes nothing outside this part. With the margin, the outline of the part is that of the whole.
+        left, top, right, bottom = box
+        box = (
+            max(0, left - margin),
+            max(0, top - margin),
+            min(image.width, right + margin),
+            min(image.height, bottom + margin),
+        )
+        inside, part = inside.crop(box), overlay.crop(box)
+        paint = Image.new("RGB", part.size, color)
+        part = Image.composite(Image.blend(part, paint, opacity), part, inside)
+        part.paste(paint, mask=ImageChops.difference(inside, _eroded(inside, margin)))
+        overlay.paste(part, box)
     return overlay if captions is None else _with_legend(overlay, captions, colors)
 
 

@@ -301,7 +301,7 @@ class ReferringImageSegmentationPipeline(Pipeline):
         for index, (expression, score, mask) in enumerate(
             zip(request["expressions"], found["scores"].tolist(), found["masks"], strict=True)
         ):
-            mask_image = Image.fromarray(mask.numpy().astype(np.uint8) * 255)
+            mask_image = Image.fromarray(mask.numpy().view(np.uint8) * np.uint8(255))
             answers.append({"label": expression, "score": score, "mask": mask_image})
             if request["image"] is not None:
                 answers[-1]["overlay"] = draw_overlay(request["image"], [mask_image], colors=[color_of(index)])

@@ -20,10 +20,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.image_transforms import normalize, rescale, resize
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from processing import JMCELNImageProcessor
 from processing.image_loading_jmceln import image_to_array, load_pil_image
+from processing.image_processing_jmceln import masks_and_scores
 
 
 HEIGHT, WIDTH = 40, 60
@@ -569,6 +571,34 @@ def zeros(*shape: int) -> np.ndarray:
 
 NOT_A_NUMBER = np.full((4, 4, 3), np.nan)
 INFINITE = np.full((4, 4, 3), np.inf)
+
+
+@pytest.mark.parametrize("mask_threshold", [0, 0.25, 0.35, 0.5, 1])
+def test_masks_and_scores_are_those_of_the_formula(mask_threshold: float) -> None:
+    probabilities = torch.rand(3, 4, 37, 41, generator=torch.Generator().manual_seed(0))
+    probabilities[0, 0] = 0.25  # exactly at a threshold
+    probabilities[0, 1] = 0.35
+    probabilities[0, 2] = 0
+    presences = torch.rand(3, 4, generator=torch.Generator().manual_seed(1))
+    inside = probabilities > mask_threshold
+    areas = inside.sum((-2, -1))
+    means = (probabilities * inside).sum((-2, -1)) / areas.clamp(min=1)
+    expected = presences * torch.where(areas > 0, means, probabilities.amax((-2, -1)))
+    masks, scores = masks_and_scores(probabilities, presences, threshold=0.3, mask_threshold=mask_threshold)
+    assert torch.equal(scores, expected)
+    assert torch.equal(masks, inside & (expected >= 0.3)[..., None, None])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_bytes_are_resized_and_normalized_as_by_transformers(channels: int) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (47, 61, channels), dtype=np.uint8)
+    mean, std = [0.485, 0.456, 0.406, 0.3][:channels], [0.229, 0.224, 0.225, 0.4][:channels]
+    processor = JMCELNImageProcessor(size=(24, 40), image_mean=mean, image_std=std, do_convert_rgb=False)
+    expected = resize(array, (24, 40), Image.Resampling.BILINEAR, input_data_format="channels_last")
+    expected = normalize(rescale(expected, 1 / 255), mean, std, input_data_format="channels_last")
+    found = processor(array, input_data_format="channels_last", return_tensors="np")["pixel_values"][0]
+    assert found.dtype == np.float32
+    assert np.array_equal(found, expected.astype(np.float32).transpose(2, 0, 1))
 
 
 class TestBadInput:

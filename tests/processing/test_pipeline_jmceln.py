@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image
+from PIL import Image, ImageChops
 from transformers import pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
@@ -485,6 +485,31 @@ class TestOverlay:
         assert np.array_equal(
             np.asarray(_eroded(Image.fromarray(pixels.astype(np.uint8) * 255), margin)) > 0, expected
         )
+
+    @pytest.mark.parametrize("size", [(50, 40), (900, 700)])
+    def test_drawing_around_the_mask_alone_gives_the_same_as_drawing_the_whole_image(
+        self, size: tuple[int, int]
+    ) -> None:
+        generator = np.random.default_rng(0)
+        picture = Image.fromarray(generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+        margin = max(1, round(min(size) / 400))
+        masks = []
+        # In the middle, at each edge, everywhere, nowhere, and in two distant corners.
+        for rows, columns in [(0.3, 0.6), (0, 0.2), (0.7, 1), (0, 1), (0.5, 0.5)]:
+            mask = np.zeros(size[::-1], dtype=np.uint8)
+            mask[int(rows * size[1]) : int(columns * size[1]), int(rows * size[0]) : int(columns * size[0])] = 255
+            mask[generator.random(mask.shape) < 0.1] = 0
+            masks.append(mask)
+        masks.append(np.zeros(size[::-1], dtype=np.uint8))
+        masks[-1][0, 0] = masks[-1][-1, -1] = 255
+        expected = picture
+        for index, mask in enumerate(masks):
+            inside, paint = Image.fromarray(mask), Image.new("RGB", size, color_of(index))
+            expected = Image.composite(Image.blend(expected, paint, 0.45), expected, inside)
+            expected.paste(paint, mask=ImageChops.difference(inside, _eroded(inside, margin)))
+        drawn = draw_overlay(picture, [Image.fromarray(mask) for mask in masks])
+        assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+        assert not np.array_equal(np.asarray(drawn), np.asarray(picture))
 
     def test_seven_colors_differ_and_repeat(self) -> None:
         colors = [color_of(index) for index in range(7)]
