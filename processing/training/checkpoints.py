@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -93,9 +94,8 @@ def newest_intact_checkpoint(output_dir: str | Path) -> str | None:
     Raises:
         DamagedCheckpointError: If there are complete checkpoints, but the run can be resumed from none of them.
     """
-    folders = [folder for folder in Path(output_dir).glob("checkpoint-*") if folder.name[11:].isdigit()]
     damaged = []
-    for folder in sorted(folders, key=lambda folder: int(folder.name[11:]), reverse=True):
+    for folder in sorted(_checkpoints(Path(output_dir)), key=_step_in_name, reverse=True):
         if not (folder / CHECKSUMS_FILE).is_file() and _step(folder) is None:
             logger.warning("Skipped %s: the run was killed while writing it", folder)
             continue
@@ -112,6 +112,36 @@ def newest_intact_checkpoint(output_dir: str | Path) -> str | None:
             " `--resume_from_checkpoint never` starts again from the beginning in this folder."
         )
     return None
+
+
+def delete_old_checkpoints(newest: str | Path, limit: int, keep: str | Path | None = None) -> None:
+    """
+    Deletes the oldest checkpoints of a run by their steps. Checkpoints of later steps than the newest are from an
+    earlier run in the same folder, and are deleted first.
+
+    Args:
+        newest (`str` or `Path`): Folder of the checkpoint that was just written, which is always kept.
+        limit (`int`): How many checkpoints may be left, including the kept ones.
+        keep (`str` or `Path`, *optional*): Another checkpoint to keep, such as the best one.
+    """
+    newest = Path(newest)
+    step = _step_in_name(newest)
+    kept = {newest} if keep is None else {newest, Path(keep)}
+    folders = _checkpoints(newest.parent)
+    old = sorted(
+        (folder for folder in folders if folder not in kept),
+        key=lambda folder: (_step_in_name(folder) < step, _step_in_name(folder)),
+    )
+    for folder in old[: max(len(folders) - limit, 0)]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    return [folder for folder in output_dir.glob("checkpoint-*") if folder.name[11:].isdigit()]
+
+
+def _step_in_name(folder: Path) -> int:
+    return int(folder.name[11:])
 
 
 def _changed_file(checkpoint: Path) -> str | None:

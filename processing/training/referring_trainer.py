@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..pipeline_jmceln import check_finite_weights
-from .checkpoints import check_files, write_checksums
+from .checkpoints import check_files, delete_old_checkpoints, write_checksums
 from .finite_steps import IMAGE_IDS, FiniteSteps, NamedBatches
 from .image_sampler import ImageSampler
 from .lora import has_adapters, load_adapted_weights, save_adapted_weights
@@ -227,13 +227,18 @@ class ReferringTrainer(Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        folder = Path(self._get_output_dir(trial=kwargs.get("trial"))) / f"checkpoint-{self.state.global_step}"
+        output_dir = Path(self._get_output_dir(trial=kwargs.get("trial")))
+        folder = output_dir / f"checkpoint-{self.state.global_step}"
+        # The Trainer would choose the checkpoints to delete by the clock, which may have been set back, and before
+        # the new one is complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(*args, **kwargs)
             self.accelerator.wait_for_everyone()  # other processes write their own files
-            # `save_total_limit` may have deleted the new checkpoint.
-            if self.args.should_save and folder.is_dir():
+            if self.args.should_save:
                 write_checksums(folder)
+                if limit is not None and limit > 0:
+                    delete_old_checkpoints(folder, limit, keep=self.state.best_model_checkpoint)
         # The writers of the files raise different errors when the disk is full.
         except (OSError, RuntimeError, SafetensorError) as error:
             if self.args.should_save:
@@ -242,6 +247,8 @@ class ReferringTrainer(Trainer):
                 f"The checkpoint {str(folder)!r} cannot be written: {error}. If the disk is full, make room, and start"
                 " the run again with the same command: it resumes from its newest checkpoint."
             ) from error
+        finally:
+            self.args.save_total_limit = limit
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         sharded = self.model

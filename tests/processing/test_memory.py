@@ -1,4 +1,4 @@
-"""A pipeline that serves for long takes no more memory than one that served shortly."""
+"""A process that served or trained for long takes no more memory than one that did so shortly."""
 
 import gc
 import os
@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Trainer
 
 from modeling_jmceln import JMCELNModel
 from processing import ReferringImageSegmentationPipeline
+from processing.training import run as train
+from tests.processing.training.tiny_run import write_settings
 from tests.tiny import tiny_config, tiny_processor
 
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
 
 # `JMCELN_MEMORY_CALLS=2000` asks for longer.
 CALLS = int(os.environ.get("JMCELN_MEMORY_CALLS", "150"))
@@ -28,8 +36,12 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def assert_steady(before: float) -> None:
+    growth = resident() - before
+    print(f"{CALLS} calls added {growth:.1f} MiB to {before:.0f} MiB")
+    assert growth < MEBIBYTES
+
+
 def test_memory_is_steady_over_calls_of_the_pipeline():
     torch.manual_seed(0)
     pipe = ReferringImageSegmentationPipeline(model=JMCELNModel(tiny_config()).eval(), processor=tiny_processor())
@@ -43,4 +55,28 @@ def test_memory_is_steady_over_calls_of_the_pipeline():
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
         answers = pipe(image, ["the red circle", "a star", f"circle {call}"], threshold=0.0)
         assert len(answers) == 3
-    assert resident() - before < MEBIBYTES
+        if os.environ.get("X") and call % 100 == 0:
+            print(call, resident(), file=sys.stderr, flush=True)
+    assert_steady(before)
+
+
+def test_memory_is_steady_over_steps_of_training(tmp_path, monkeypatch):
+    training_step, measured = Trainer.training_step, {}
+
+    def measured_step(self, *args, **kwargs):
+        step = self.state.global_step
+        if step == WARM_UP:
+            measured["before"] = resident()
+        if os.environ.get("X") and step % 100 == 0:
+            print(step, resident(), file=sys.stderr, flush=True)
+        loss = training_step(self, *args, **kwargs)
+        if step == WARM_UP + CALLS - 1:
+            assert_steady(measured["before"])
+            measured["checked"] = step
+        return loss
+
+    monkeypatch.setattr(Trainer, "training_step", measured_step)
+    # Evaluations and checkpoints come with the steps, as in a run of a user.
+    steps = {"max_steps": WARM_UP + CALLS, "eval_steps": 40, "save_steps": 40, "save_total_limit": 1}
+    train.main([str(write_settings(tmp_path, **steps))])
+    assert measured["checked"]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from processing.training.checkpoints import (
     DamagedCheckpointError,
     check_files,
     check_resumable,
+    delete_old_checkpoints,
     newest_intact_checkpoint,
     write_checksums,
 )
@@ -116,3 +118,29 @@ def test_damaged_checksums_are_damage(tmp_path, text):
     (folder / CHECKSUMS_FILE).write_text(text)
     with pytest.raises(DamagedCheckpointError, match=r"`checksums\.json` cannot be read"):
         check_files(folder)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_old_checkpoints_are_deleted_by_their_steps_whatever_the_clock_says(tmp_path):
+    for step in (2, 4, 10, 12):
+        folder = write_checkpoint(tmp_path, step)
+        os.utime(folder, (1e9 - step, 1e9 - step))  # a clock that runs backwards
+    (tmp_path / "checkpoint-notes").mkdir()
+    delete_old_checkpoints(folder, 3)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-12", "checkpoint-4", "checkpoint-notes"]
+    delete_old_checkpoints(folder, 2, keep=str(tmp_path / "checkpoint-4"))
+    assert names(tmp_path) == ["checkpoint-12", "checkpoint-4", "checkpoint-notes"]
+    delete_old_checkpoints(folder, 1, keep=str(folder))
+    assert names(tmp_path) == ["checkpoint-12", "checkpoint-notes"]
+
+
+def test_checkpoints_of_an_earlier_run_are_deleted_before_those_of_this_one(tmp_path):
+    for step in (2, 4, 6, 8):
+        write_checkpoint(tmp_path, step)
+    delete_old_checkpoints(tmp_path / "checkpoint-4", 3)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4", "checkpoint-8"]
+    delete_old_checkpoints(tmp_path / "checkpoint-4", 1)
+    assert names(tmp_path) == ["checkpoint-4"]

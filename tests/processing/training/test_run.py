@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoProcessor, MobileNetV2ImageProcessor
 
 from processing.data.canonical_rows import canonical_features
 from processing.folder_lock import LOCK_FILE
-from processing.training import building
+from processing.training import building, referring_trainer
 from processing.training import run as train
 from processing.training.checkpoints import DamagedCheckpointError, newest_intact_checkpoint
 from processing.training.word_tokenizer import build_word_tokenizer
@@ -340,6 +340,21 @@ def test_checkpoints_that_an_earlier_run_left_are_not_taken_for_those_of_a_new_o
     (tmp_path / "run" / "all_results.json").unlink()
     with pytest.raises(ValueError, match=r"training\.seed was 0 and is 1"):
         train.main([settings, "--seed", "1", "--max_steps", "1"])
+
+
+def test_a_clock_that_is_set_back_costs_no_new_checkpoint(tmp_path, monkeypatch):
+    write_checksums = referring_trainer.write_checksums
+
+    def write_in_the_future(folder):
+        write_checksums(folder)
+        os.utime(folder, (2e9, 2e9))
+
+    monkeypatch.setattr(referring_trainer, "write_checksums", write_in_the_future)
+    settings = write_settings(tmp_path, eval_strategy="no", eval_data={}, max_steps=4, save_steps=1)
+    train.main([str(settings), "--save_total_limit", "2"])
+    left = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert left == ["checkpoint-3", "checkpoint-4"]
+    assert newest_intact_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-4")
 
 
 def test_a_finished_run_keeps_its_results(tmp_path, monkeypatch):
