@@ -12,6 +12,7 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -58,13 +59,15 @@ class Hub:
     """
     A hub at `url`, from `with Hub() as hub:` on.
 
-    `requests` lists the method and the path of all that was asked, in order.
+    `requests` lists the method and the path of all that was asked, in order. If `on_request` is set, it gets each of
+    these before its body is read, and a request for which it returns `True` gets no answer.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.on_request: Callable[[str], bool] | None = None
         self.faults: dict[str, list[str]] = {}
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -122,7 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server calls
 
     def _answer(self) -> None:
-        self.hub.requests.append(f"{self.command} {self.path}")
+        request = f"{self.command} {self.path}"
+        self.hub.requests.append(request)
+        if self.hub.on_request is not None and self.hub.on_request(request):
+            self.close_connection = True
+            return
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         address = urlsplit(self.path)

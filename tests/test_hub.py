@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -160,6 +161,51 @@ def test_what_is_pushed_loads_from_there(hub, saved, tmp_path):
     assert {path.name for path in saved.iterdir()} <= set(files)
     repository.references["v1"] = repository.references["main"]
     assert_same_logits(load(hub, saved, tmp_path, "org/pushed"), saved)
+
+
+def push_until(hub: Hub, saved: Path, home: Path, name: str, place: str, times: int) -> None:
+    """Pushes in a process that is killed when the hub gets the request number `times` with `place` in its path."""
+    met = []
+
+    def kill_there(request: str) -> bool:
+        met.extend([request] * (place in request))
+        if len(met) < times:
+            return False
+        client.kill()
+        client.wait()
+        return True
+
+    command = [sys.executable, "-m", "tests.hub_client", "push", json.dumps({"folder": str(saved), "name": name})]
+    variables = environment(hub, home, PYTHONPATH=str(REPOSITORY), HF_TOKEN="hf_of_this_test")
+    hub.on_request = kill_there
+    try:
+        client = subprocess.Popen(command, cwd=home, env=variables, stderr=subprocess.DEVNULL)
+        assert client.wait(300) == -signal.SIGKILL
+    finally:
+        hub.on_request = None
+
+
+def test_a_killed_push_leaves_whole_commits_and_the_next_one_completes(hub, saved, tmp_path):
+    name = "org/killed"
+    hub.large_files.clear()  # or nothing is left to upload
+    for place, times, model_is_there in (
+        ("PUT /large-files/", 1, False),
+        ("/commit/", 1, False),
+        ("/commit/", 2, True),
+    ):
+        push_until(hub, saved, tmp_path, name, place, times)
+        repository = hub.repositories["models", name]
+        files = repository.commits[repository.references["main"]]
+        assert all((file in files) == model_is_there for file in (WEIGHTS, "config.json", "modeling_jmceln.py"))
+        assert "tokenizer.json" not in files
+    repository.references["v1"] = repository.references["main"]
+    refused = load(hub, saved, tmp_path, name)  # the model alone
+    assert isinstance(refused, str)
+    assert name in refused
+
+    act("push", {"folder": str(saved), "name": name}, hub, tmp_path, HF_TOKEN="hf_of_this_test")
+    repository.references["v1"] = repository.references["main"]
+    assert_same_logits(load(hub, saved, tmp_path, name), saved)
 
 
 def test_published_datasets_by_their_ids_and_then_offline(hub, tmp_path):

@@ -7,6 +7,7 @@ from PIL import Image
 from processing.data.masks import decode_mask, encode_mask, mask_area, to_rle
 from processing.data.referring_datasets import load_referring_dataset
 from processing.data.run import main
+from processing.photos import refer_writer
 from processing.photos.color_names import color_indices, measure_colors
 from processing.photos.expressions import LEVELS
 from processing.photos.refer_writer import (
@@ -17,6 +18,7 @@ from processing.photos.refer_writer import (
     write_coco_refer_folder,
 )
 from processing.training.training_data import load_rows
+from tests.processing.faults import assert_is_killed, kill_this_process
 
 
 NAMES = {1: "dog", 2: "cup", 3: "person", 4: "zebra"}
@@ -280,6 +282,31 @@ def test_colors_are_those_of_the_photo(photos):
         clear = measure_colors(color_indices(pixels)[mask]).clear_colors()
         for sentence in reference["sentences"]:
             assert any(color in sentence["tokens"] for color in clear)
+
+
+@pytest.mark.parametrize(
+    ("function", "call"), [("coco_annotations", 1), ("coco_annotations", 2), ("replace_text", 1), ("replace_text", 2)]
+)
+def test_what_a_kill_left_is_not_read_and_the_next_run_completes_it(photos, monkeypatch, function, call):
+    """Killed after the first and the second pasted image, and before each of the two tables is written."""
+    options = {"pasted_images": 3, "images": "copy", "validation_share": 0.3}
+    write(photos, "whole", **options)
+    original, calls = getattr(refer_writer, function), []
+
+    def killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            kill_this_process()
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(refer_writer, function, killed)
+        assert_is_killed(lambda: write(photos, "killed", **options))
+    assert (photos / "killed" / "images").is_dir()
+    with pytest.raises(ValueError, match=r"killed|are not those of a known referring dataset"):
+        load_referring_dataset(photos / "killed", "train")
+    write(photos, "killed", **options)
+    assert files_of(photos / "killed") == files_of(photos / "whole")
 
 
 def test_share_of_validation_images():
