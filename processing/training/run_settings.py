@@ -33,8 +33,7 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
 
 
 def write_settings(settings: Mapping[str, Any], folder: str | Path) -> None:
-    """Writes settings to a folder, which is created if needed."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    """Writes settings to a folder."""
     replace_text(Path(folder) / SETTINGS_FILE, json.dumps(settings, indent=2, default=str))
 
 

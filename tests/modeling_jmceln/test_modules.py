@@ -16,7 +16,8 @@ from modeling_jmceln.attention import (
     pool_maps,
     sine_position_embedding,
 )
-from modeling_jmceln.contextual_embedding import JMCELNContextComparison
+from modeling_jmceln.cascade import JMCELNMaskPredictor
+from modeling_jmceln.contextual_embedding import JMCELNContextComparison, JMCELNContextReader
 from modeling_jmceln.fusion import JMCELNFusionLayer
 from modeling_jmceln.losses import cover_cells, dice_loss, expression_losses, landmark_loss, mask_loss
 from modeling_jmceln.upsampling import JMCELNConvexUpsampler
@@ -75,6 +76,43 @@ def test_open_filter_gives_the_prediction_and_shut_filter_the_previous_mask(bias
     aligned, alignment_filter = alignment(torch.randn(2, 5, 7, 16), **masks)
     assert torch.equal(aligned, masks[which])
     assert torch.equal(alignment_filter, torch.full_like(alignment_filter, float(bias > 0)))
+
+
+@pytest.mark.parametrize(("mask_feature_size", "filter_size"), [(8, 4), (16, 4), (32, 8), (80, 20)])
+def test_filter_has_a_quarter_of_the_mask_features(mask_feature_size, filter_size):
+    alignment = JMCELNProgressiveAlignment(tiny_config(mask_feature_size=mask_feature_size))
+    assert alignment.filter.weight.shape == (1, filter_size, 1, 1)
+
+
+@torch.no_grad()
+def test_stages_beyond_the_levels_of_the_pyramid_predict_at_the_coarsest():
+    sizes = [tuple(stage.shape[-2:]) for stage in random_model(num_stages=5)(**random_inputs()).stage_logits]
+    assert sizes == [(4, 4), (4, 4), (4, 4), (8, 8), (16, 16)]
+
+
+@torch.no_grad()
+def test_reader_asks_with_the_positions_of_the_pixels():
+    config = tiny_config()
+    config._attn_implementation = "eager"
+    reader = JMCELNContextReader(config)
+    reader.pixel_norm = nn.Identity()
+    pixels, positions = torch.randn(2, 6, config.hidden_size), torch.randn(1, 6, config.hidden_size)
+    others = torch.randn(2, 4, config.hidden_size), torch.randn(2, 3, config.hidden_size), torch.zeros(2, 1, 1, 3)
+    read = reader(pixels, positions, *others) - pixels
+    moved = pixels + positions
+    torch.testing.assert_close(read, reader(moved, torch.zeros_like(positions), *others) - moved)
+
+
+@torch.no_grad()
+def test_predictor_adds_the_positions_to_the_pixels():
+    config = tiny_config()
+    predictor = JMCELNMaskPredictor(config, is_first=True)
+    predictor.pixel_norm = nn.Identity()
+    pixels, positions = torch.randn(2, 6, config.hidden_size), torch.randn(1, 6, config.hidden_size)
+    others = torch.randn(2, 4, config.hidden_size), torch.randn(1, 4, 6, config.mask_feature_size), 2, 3
+    expected = predictor(pixels + positions, torch.zeros_like(positions), *others)
+    for found, wanted in zip(predictor(pixels, positions, *others), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @torch.no_grad()
