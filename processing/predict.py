@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .command_line import CommandParser
 from .prediction.video import is_video
+from .safe_files import naming_full_disk, replacing
 from .shipped_models import model_or_exit
 
 
@@ -119,10 +120,11 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> "ReferringImage
     import modeling_jmceln  # noqa: F401 - registers the model with the Auto classes
 
     from . import ReferringImageSegmentationPipeline
+    from .model_loading import load_whole_model
 
     try:
         return ReferringImageSegmentationPipeline(
-            model=AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False).eval(),
+            model=load_whole_model(AutoModel, model, dtype=getattr(torch, dtype), trust_remote_code=False),
             processor=AutoProcessor.from_pretrained(model, trust_remote_code=False),
             device=device,
         )
@@ -140,12 +142,16 @@ def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
     pipe = load_pipeline(options.model, options.device, options.dtype)
     answers = pipe(image, options.text, threshold=options.threshold, mask_threshold=options.mask_threshold)
     captions = [f"{answer['score']:.2f}  {answer['label']}" for answer in answers]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    draw_overlay(image, [answer["mask"] for answer in answers], captions).save(options.output)
+    overlay = draw_overlay(image, [answer["mask"] for answer in answers], captions)
+    with naming_full_disk(options.output):
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(options.output) as unfinished:
+            overlay.save(unfinished)
     if options.masks_dir is not None:
-        options.masks_dir.mkdir(parents=True, exist_ok=True)
-        for index, answer in enumerate(answers, start=1):
-            answer["mask"].save(mask_path(options.masks_dir, index, answer["label"]))
+        with naming_full_disk(options.masks_dir):
+            options.masks_dir.mkdir(parents=True, exist_ok=True)
+            for index, answer in enumerate(answers, start=1):
+                answer["mask"].save(mask_path(options.masks_dir, index, answer["label"]))
     return answers
 
 
@@ -172,7 +178,7 @@ def predict_many(options: argparse.Namespace) -> int:
     from .prediction.requests import read_requests
 
     pipe = load_pipeline(options.model, options.device, options.dtype)
-    with exclusive_folder(options.output_dir):
+    with naming_full_disk(options.output_dir), exclusive_folder(options.output_dir):
         counts = predict_into_folder(
             Segmenter(pipe.model, pipe.processor),
             read_requests(options.image, options.text, options.frame_step),

@@ -7,6 +7,8 @@ from pathlib import Path
 import gradio
 from packaging.requirements import Requirement
 
+from ..safe_files import naming_full_disk
+
 
 PACKAGES = ("modeling_jmceln", "processing")
 EXTRAS = ("data",)  # the extras that the page needs, besides Gradio, which a Space has
@@ -66,7 +68,18 @@ def write_space(model: Path, folder: Path) -> None:
         raise ValueError(f"a Space contains its model, but {str(model)!r} is not the folder of a model: download it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} exists and is not empty: choose a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _fill(folder, model)
+        except BaseException:
+            # The next attempt would refuse a folder that is not empty. The folder itself may be the current one.
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
+
+
+def _fill(folder: Path, model: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))

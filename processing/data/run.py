@@ -17,7 +17,7 @@ from pathlib import Path
 from ..command_line import CommandParser
 from ..photos.expressions import LEVELS as PHOTO_LEVELS
 from ..photos.refer_writer import CocoPhotos, write_coco_refer_folder
-from ..safe_files import replacing
+from ..safe_files import naming_full_disk, replacing
 from ..shapes.dataset import shapes_dataset
 from ..shapes.expressions import LEVELS as SHAPES_LEVELS
 from .leak_filter import held_out_by_all
@@ -167,4 +167,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the data that the arguments describe."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     options = parse_arguments(arguments)
-    options.write(options)
+    with naming_full_disk(options.output):
+        options.write(options)

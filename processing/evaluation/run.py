@@ -36,8 +36,8 @@ import modeling_jmceln  # noqa: F401 - registers the model with AutoModel
 from ..command_line import CommandParser
 from ..data.referring_datasets import load_referring_dataset
 from ..folder_lock import exclusive_folder
-from ..pipeline_jmceln import check_finite_weights
-from ..safe_files import replace_text
+from ..model_loading import load_whole_model
+from ..safe_files import naming_full_disk, replace_text, replacing
 from ..shapes.dataset import shapes_dataset
 from .controls import CONTROLS
 from .evaluation import (
@@ -183,7 +183,7 @@ def main(argument_list: list[str] | None = None) -> dict[str, Any] | None:
     state = PartialState(cpu=arguments.device == "cpu")
     output_folder = arguments.output_dir or default_output_folder(arguments)
     command = shlex.join(["jmceln", "evaluate", *(argument_list or sys.argv[1:])])
-    with exclusive_folder(output_folder) if state.is_main_process else nullcontext():
+    with naming_full_disk(output_folder), exclusive_folder(output_folder) if state.is_main_process else nullcontext():
         return run(arguments, settings, state, output_folder, command)
 
 
@@ -195,9 +195,7 @@ def run(
     options = {"trust_remote_code": arguments.trust_remote_code, "revision": arguments.model_revision}
     processor = AutoProcessor.from_pretrained(arguments.model, **options)
     configure_processor(processor, settings)
-    model = AutoModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype), **options)
-    check_finite_weights(model, f"The model {arguments.model}")
-    model.eval().to(device)
+    model = load_whole_model(AutoModel, arguments.model, dtype=getattr(torch, arguments.dtype), **options).to(device)
     with state.main_process_first():
         dataset = load_dataset(arguments)
 
@@ -271,12 +269,15 @@ def run(
     replace_text(output_folder / "results.md", table)
     print(f"{table}\n{output_folder / 'results.json'}")
     if arguments.save_predictions:
-        write_predictions(journal, settings, output_folder / "predictions.jsonl")
+        with replacing(output_folder / "predictions.jsonl") as unfinished:
+            write_predictions(journal, settings, unfinished)
     if arguments.sheet_cases:
         cases = choose_cases(journal.rows(), settings, arguments.sheet_cases, arguments.seed)
         numbers = {case.row for section in cases.values() for case in section}
         journal_rows = {row["row"]: row for row in journal.rows() if row["row"] in numbers}
-        draw_sheet(cases, rows_at(dataset, numbers), journal_rows, title).save(output_folder / "sheet.png")
+        sheet = draw_sheet(cases, rows_at(dataset, numbers), journal_rows, title)
+        with replacing(output_folder / "sheet.png") as unfinished:
+            sheet.save(unfinished)
     return results
 
 

@@ -1,5 +1,6 @@
 """Writes the two graphs of a model, as programs of torch.export and as ONNX."""
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -115,8 +116,11 @@ def write_graphs(programs: dict[str, ExportedProgram], folder: Path, num_levels:
         DECODER: (["input_ids", "attention_mask", *features], ["logits", "presence_logits"]),
     }
     for name, program in programs.items():
+        # By way of memory: the file writer of torch ends the process if the disk gets full.
+        archive = io.BytesIO()
+        torch.export.save(program, archive)
         with replacing(folder / f"{name}.pt2") as unfinished:
-            torch.export.save(program, unfinished)
+            unfinished.write_bytes(archive.getbuffer())
         input_names, output_names = names[name]
         graph = torch.onnx.export(
             program,

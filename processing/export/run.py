@@ -25,7 +25,7 @@ import torch
 from modeling_jmceln import JMCELNModel
 
 from ..command_line import CommandParser
-from ..safe_files import replace_text
+from ..safe_files import naming_full_disk, replace_text
 from .comparison import largest_difference, run_model, run_programs, score_rows, time_forms
 from .graphs import example_inputs, quantize, quiet_exporter, trace, write_graphs
 from .onnx_inference import load_onnx_pipeline
@@ -75,13 +75,12 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoProcessor
 
     from .. import ReferringImageSegmentationPipeline  # this also registers the processor with the Auto classes
-    from ..pipeline_jmceln import check_finite_weights
+    from ..model_loading import load_whole_model
 
     rows = rows_to_score(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    model = JMCELNModel.from_pretrained(options.model, dtype=torch.float32).eval()
-    check_finite_weights(model, f"The model {options.model}")
+    model = load_whole_model(JMCELNModel, options.model, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(options.model, trust_remote_code=False)
     size = (processor.image_processor.size["height"], processor.image_processor.size["width"])
     folder = options.output
@@ -152,6 +151,8 @@ def remove_graphs(folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Exports the model, prints the report and returns it."""
-    report = export(parse_arguments(arguments))
+    options = parse_arguments(arguments)
+    with naming_full_disk(options.output):
+        report = export(options)
     print(json.dumps(report, indent=2))
     return report

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..command_line import CommandParser
+from ..safe_files import naming_full_disk, replacing
 from ..shipped_models import model_or_exit
 
 
@@ -93,8 +94,11 @@ def draw_sheet(folder: "OwnFolder", number: int, seed: int, path: Path) -> None:
     from ..photos.pair_sheet import choose_pairs, draw_pair_sheet
 
     rows = datasets.Dataset.from_list(folder.rows, features=canonical_features())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_pair_sheet(rows, choose_pairs(folder.rows, number, seed)).save(path)
+    sheet = draw_pair_sheet(rows, choose_pairs(folder.rows, number, seed))
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as unfinished:
+            sheet.save(unfinished)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -312,12 +312,15 @@ def load_settings(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file does not contain a mapping.
+        ValueError: If the file is not YAML, or does not contain a mapping.
     """
     import yaml
 
     path = find_settings_file(path)
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must contain a mapping of settings, got a {type(settings).__name__}.")
     base = settings.pop("extends", None)

@@ -30,6 +30,7 @@ from .. import JMCELNProcessor
 from ..data.leak_filter import held_out_by_all
 from ..folder_lock import exclusive_folder
 from ..names import nearest_name
+from ..safe_files import naming_full_disk
 from .arguments import DataArguments, ModelArguments, ReferringTrainingArguments, parse_arguments
 from .augmentation import MaskingAugmentation
 from .building import build_model, build_processor
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     set_up_logging(training_arguments)
     # The other processes of a run on several GPUs are of the same run.
     is_main = training_arguments.process_index == 0
-    with exclusive_folder(training_arguments.output_dir) if is_main else nullcontext():
+    folder = training_arguments.output_dir
+    with naming_full_disk(folder), exclusive_folder(folder) if is_main else nullcontext():
         return run(model_arguments, data_arguments, training_arguments)
 
 

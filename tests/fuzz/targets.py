@@ -5,6 +5,7 @@ A refusal is a documented type of error, raised by a line of this project, with 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -12,16 +13,16 @@ import pickle
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from modeling_jmceln import JMCELNConfig
+from modeling_jmceln import JMCELNConfig, JMCELNModel
 from processing.data.canonical_rows import check_canonical_row
 from processing.data.masks import decode_mask, encode_mask, mask_area, to_rle
 from processing.data.referring_datasets import load_referring_dataset
@@ -30,12 +31,15 @@ from processing.evaluation.journal import EvaluationJournal
 from processing.evaluation.referring_segmentation_metric.accumulator import count_pixels
 from processing.image_loading_jmceln import image_to_array, mask_to_array
 from processing.own_data.folder import OwnFolder
+from processing.predict import load_pipeline
 from processing.prediction.polygons import mask_to_polygons
+from processing.training.arguments import parse_arguments
 from processing.training.checkpoints import DamagedCheckpointError, check_files, write_checksums
 from tests.fuzz.strategies import altered, arrays, damaged, foreign_values, polygons, run_lengths, texts
 from tests.processing.canonical_rows import canonical_row
 from tests.processing.own_data.own_folders import write_good_folder
 from tests.processing.refer_fixtures import World
+from tests.processing.training.tiny_run import write_settings
 from tests.tiny import tiny_config, tiny_processor
 
 
@@ -43,7 +47,7 @@ PACKAGES = tuple(str(Path(__file__).resolve().parents[2] / name) for name in ("p
 HEIGHT, WIDTH = 4, 6
 
 
-@contextmanager
+@contextlib.contextmanager
 def refusals(*kinds: type[Exception]) -> Iterator[None]:
     """Lets errors pass that this project raises itself, of these types and with a message."""
     try:
@@ -238,6 +242,57 @@ def process(inputs: tuple[Any, Any]) -> None:
         assert made["input_ids"].shape[-2] == len(expressions)
 
 
+@functools.cache
+def settings_file() -> Path:
+    return write_settings(Path(tempfile.mkdtemp(prefix="fuzz-settings-")))
+
+
+def read_settings(content: bytes) -> None:
+    path = settings_file().with_name("damaged.yaml")
+    path.write_bytes(content)
+    said = io.StringIO()
+    try:
+        with refusals(ValueError, TypeError, FileNotFoundError), contextlib.redirect_stderr(said):
+            parse_arguments([str(path)])
+    except SystemExit as stopped:  # of the parser, which names the setting on standard error
+        assert stopped.code == 2  # noqa: PT017
+        assert "error: argument --" in said.getvalue()
+
+
+@functools.cache
+def saved_model() -> tuple[Path, dict[str, bytes]]:
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-model-"))
+    torch.manual_seed(0)
+    JMCELNModel(tiny_config()).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    names = ("config.json", "model.safetensors", "processor_config.json", "tokenizer_config.json")
+    return folder, {name: (folder / name).read_bytes() for name in names}
+
+
+def saved_file(name: str) -> bytes:
+    return saved_model()[1][name]
+
+
+def header_of_weights() -> bytes:
+    content = saved_file("model.safetensors")
+    return content[: 8 + int.from_bytes(content[:8], "little")]
+
+
+def load_model(files: dict[str, bytes]) -> None:
+    folder, whole = saved_model()
+    for name, content in {**whole, **files}.items():
+        (folder / name).write_bytes(content)
+    with refusals(ValueError, TypeError):
+        pipe = load_pipeline(str(folder), "cpu", "float32")
+        (answer,) = pipe(Image.fromarray(PICTURE), ["the red circle"])
+        assert 0 <= answer["score"] <= 1
+        assert answer["mask"].size == PICTURE.shape[1::-1]
+
+
+def load_damaged_header(header: bytes) -> None:
+    load_model({"model.safetensors": header + saved_file("model.safetensors")[len(header_of_weights()) :]})
+
+
 PICTURE = np.zeros((5, 7, 3), dtype=np.uint8)
 MASKS = st.one_of(
     run_lengths,
@@ -270,6 +325,23 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
     "tables": (damaged(tables()), read_table),
     "journals": (damaged(journals()), read_journal),
     "checkpoints": (damaged([checkpoint()[1]]), find_damage),
+    "settings files": (damaged([settings_file().read_bytes()]), read_settings),
+    "model configurations": (
+        damaged([saved_file("config.json")]).map(lambda content: {"config.json": content}),
+        load_model,
+    ),
+    "model weights": (
+        damaged([saved_file("model.safetensors")]).map(lambda content: {"model.safetensors": content}),
+        load_model,
+    ),
+    "headers of weights": (damaged([header_of_weights()]), load_damaged_header),
+    "processors": (
+        st.one_of(
+            damaged([saved_file(name)]).map(lambda content, name=name: {name: content})
+            for name in ("processor_config.json", "tokenizer_config.json")
+        ),
+        load_model,
+    ),
     "configurations": (altered(configurations()), make_configuration),
     "texts": (st.tuples(st.just(PICTURE), st.one_of(texts, st.lists(texts, max_size=3), foreign_values)), process),
     "images to process": (

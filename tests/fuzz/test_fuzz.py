@@ -7,7 +7,8 @@ from tests.fuzz.targets import TARGETS
 
 
 # Each case of these starts a process or reads a folder.
-EXPENSIVE = ("REFER annotations", "REFER files", "pickles", "tables")
+EXPENSIVE = ("REFER annotations", "REFER files", "pickles", "tables", "settings files", "model configurations",
+             "model weights", "headers of weights", "processors")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TARGETS)
