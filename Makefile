@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo bench gpu-check ablation test fuzz versions lint types docs clean
+.PHONY: help environment demo bench gpu-check ablation test coverage fuzz versions lint types docs clean
 
 help: ## Shows this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,11 @@ runs/shapes_trunk/model.safetensors: | $(INSTALLED)
 test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED) ## Runs all tests
 	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+# Not one test: torch.compile takes many minutes where each line is watched.
+coverage: export OMP_NUM_THREADS = 1
+coverage: $(INSTALLED) ## Runs all tests, and lists the lines and branches that none of them takes
+	$(PYTHON) -m pytest --numprocesses 2 --dist worksteal --cov -k "not ways_to_save_time_and_memory" $(ARGS)
 
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: $(INSTALLED) ## Sends damaged files and odd values to every reader: ARGS="--minutes 5"

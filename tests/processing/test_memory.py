@@ -55,8 +55,6 @@ def test_memory_is_steady_over_calls_of_the_pipeline():
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
         answers = pipe(image, ["the red circle", "a star", f"circle {call}"], threshold=0.0)
         assert len(answers) == 3
-        if os.environ.get("X") and call % 100 == 0:
-            print(call, resident(), file=sys.stderr, flush=True)
     assert_steady(before)
 
 
@@ -67,8 +65,6 @@ def test_memory_is_steady_over_steps_of_training(tmp_path, monkeypatch):
         step = self.state.global_step
         if step == WARM_UP:
             measured["before"] = resident()
-        if os.environ.get("X") and step % 100 == 0:
-            print(step, resident(), file=sys.stderr, flush=True)
         loss = training_step(self, *args, **kwargs)
         if step == WARM_UP + CALLS - 1:
             assert_steady(measured["before"])
