@@ -52,6 +52,8 @@ fuzz: export OMP_NUM_THREADS = 1
 fuzz: $(INSTALLED) ## Sends damaged files and odd values to every reader: ARGS="--minutes 5"
 	$(PYTHON) -m tests.fuzz.run $(ARGS)
 
+versions: export OMP_NUM_THREADS = 1
+versions: export PYTEST_ADDOPTS = --numprocesses 2 --dist worksteal
 versions: $(INSTALLED) ## Runs tests on several releases of transformers, and loads what one saved in all others
 	$(PYTHON) scripts/check_versions.py $(ARGS)
 
