@@ -27,7 +27,9 @@ def load_whole_model(model_class: Any, name: str, **options: Any) -> Any:
         model, loading = model_class.from_pretrained(name, output_loading_info=True, **options)
     except SafetensorError as error:
         raise ValueError(f"The weights of the model {name!r} are damaged: {error}. Copy them anew.") from error
-    missing = sorted(loading["missing_keys"])
+    # Not every release of transformers saves integers, such as Swin's positions in a window: they are computed.
+    learned = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    missing = sorted(learned.intersection(loading["missing_keys"]))
     if missing:
         raise ValueError(
             f"The weights of the model {name!r} lack {len(missing)} tensors, such as `{missing[0]}`, which would be"

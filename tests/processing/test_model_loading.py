@@ -10,7 +10,7 @@ from transformers import AutoModel
 from modeling_jmceln import JMCELNModel
 from processing.model_loading import load_whole_model
 from processing.predict import load_pipeline
-from tests.tiny import tiny_config, tiny_processor
+from tests.tiny import tiny_config, tiny_model_with_batch_norm, tiny_processor
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,23 @@ def test_missing_weights_are_not_made_up(model_folder):
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lack 1 tensors, such as"):
         load_pipeline(str(model_folder), "cpu", "float32")
+
+
+def test_integers_that_another_transformers_does_not_save_are_not_missed(tmp_path):
+    tiny_model_with_batch_norm().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    computed = [name for name, weight in weights.items() if not weight.is_floating_point()]
+    assert computed
+    kept = {name: weight for name, weight in weights.items() if name not in computed}
+    save_file(kept, path, metadata={"format": "pt"})
+    model = load_whole_model(AutoModel, str(tmp_path))
+    for name in kept:
+        assert torch.equal(model.state_dict()[name], weights[name])
+    learned = next(name for name in kept if name.endswith("running_mean"))
+    save_file({name: weight for name, weight in kept.items() if name != learned}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lack 1 tensors, such as `{learned}`"):
+        load_whole_model(AutoModel, str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10", bytes(100)])
