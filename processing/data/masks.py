@@ -18,7 +18,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..evaluation.referring_segmentation_metric.run_lengths import check_compressed, check_runs, check_size
+from ..evaluation.referring_segmentation_metric.run_lengths import (
+    check_compressed,
+    check_runs,
+    check_size,
+    compressed_runs,
+)
 
 
 RunLengthMask = dict[str, Any]
@@ -93,10 +98,13 @@ def normalize_rle(rle: Mapping[str, Any], height: int | None = None, width: int 
     if height is not None and width is not None and size != [height, width]:
         raise ValueError(f"RLE of size (height, width) = {tuple(size)} for an image of size {(height, width)}")
     if isinstance(counts, str | bytes):
-        return _as_canonical(check_compressed({"size": size, "counts": counts}))
-    runs = _whole_numbers(counts)
-    check_runs(runs, *size)
-    return _as_canonical(_from_objects({"size": size, "counts": runs.tolist()}, *size))
+        rle, runs = check_compressed({"size": size, "counts": counts}), compressed_runs(counts)
+    else:
+        runs = _whole_numbers(counts)
+        check_runs(runs, *size)
+        rle = _from_objects({"size": size, "counts": runs.tolist()}, *size)
+    # Only the first run of canonical RLE may be empty.
+    return _as_canonical(rle) if runs[1:].all() else encode_mask(coco_mask.decode(rle))
 
 
 def _whole_numbers(counts: Any) -> np.ndarray:

@@ -254,6 +254,9 @@ def read_settings(content: bytes) -> None:
     try:
         with refusals(ValueError, TypeError, FileNotFoundError), contextlib.redirect_stderr(said):
             parse_arguments([str(path)])
+    except ValueError as error:  # of the arguments of transformers, which check the choices of their settings
+        if "is not a valid" not in str(error):
+            raise
     except SystemExit as stopped:  # of the parser, which names the setting on standard error
         assert stopped.code == 2  # noqa: PT017
         assert "error: argument --" in said.getvalue()

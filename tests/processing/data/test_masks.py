@@ -250,3 +250,11 @@ def test_what_can_be_a_polygon_or_the_pixels_of_a_tiny_image_is_refused():
     with pytest.raises(ValueError, match="can be polygons or the pixels"):
         to_rle([[0.0, 0.0, 8.0, 0.0, 8.0, 1.0, 0.0, 1.0]], 1, 8)
     assert mask_area(to_rle([[0, 0, 8, 0, 8, 1, 0, 1]], 1, 8)) == 4
+
+
+@pytest.mark.parametrize("runs", [[0, 0, 24], [5, 0, 3, 16], [0, 4, 20, 0], [24, 0]])
+def test_empty_runs_are_merged_with_their_neighbors(runs):
+    rle = normalize_rle({"size": [4, 6], "counts": runs})
+    assert rle == encode_mask(decode_mask(rle))
+    compressed = coco_mask.frPyObjects({"size": [4, 6], "counts": runs}, 4, 6)
+    assert normalize_rle(compressed) == rle
