@@ -360,7 +360,7 @@ def parse_arguments(
         One instance of each class.
 
     Raises:
-        ValueError: If a setting is unknown. The message suggests the nearest name.
+        ValueError: If a setting is unknown (the message suggests the nearest name), or empty where it needs a value.
     """
     names = list(arguments)
     files = []
@@ -385,10 +385,12 @@ def parse_arguments(
         usage="%(prog)s [FILE.yaml ...] [--field value ...]",
         description=description,
     )
-    known = {field.name for argument_class in argument_classes for field in dataclasses.fields(argument_class)}
-    for name in settings:
+    known = {field.name: field for argument_class in argument_classes for field in dataclasses.fields(argument_class)}
+    for name, value in settings.items():
         if name not in known:
             raise ValueError(f"There is no setting `{name}`{nearest_name(name, known, '; `--help` lists all.')}")
+        if value is None and known[name].default is not None and known[name].type in (bool, int, float, str):
+            raise ValueError(f"The setting `{name}` is empty: give it a value, or leave it out.")
     parser.set_defaults(**settings)
     for option in parser.parse_known_args(options)[1]:
         if not option.startswith("--"):

@@ -107,6 +107,7 @@ def test_another_saved_model_on_the_command_line_gets_the_new_parts_of_the_file(
     [
         (minimal(learning_rat=1), [], "did you mean `learning_rate`"),
         (minimal(zzzzqqqq=1), [], "--help"),
+        (minimal(warmup_steps=None), [], "`warmup_steps` is empty: give it a value, or leave it out"),
         (minimal(), ["--learning_rat", "1"], r"no option `--learning_rat`; did you mean `learning_rate`\?"),
         (minimal(), ["--learning-rat=1"], r"did you mean `learning_rate`\?"),
         (minimal(), ["--use_cpu", "true", "second.yaml"], "put files before all options"),
