@@ -21,6 +21,7 @@ def test_fields_of_a_mapping_that_only_one_run_has_are_named():
         "model.model_config.a.b was 1 and is None",
         "model.model_config.a.c was None and is 2",
     ]
+    assert differing_settings({"data": {"x": None}}, {"data": {"x": {"a": 1}}}) == ["data.x was None and is {'a': 1}"]
 
 
 def test_settings_of_another_release_paths_and_logging_may_change():
