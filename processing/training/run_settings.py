@@ -33,7 +33,9 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
 
 
 def write_settings(settings: Mapping[str, Any], folder: str | Path) -> None:
-    """Writes settings to a folder."""
+    """Writes settings to a folder, which is created if needed."""
+    # With sharded weights, no process has created the folder of the checkpoint yet.
+    Path(folder).mkdir(parents=True, exist_ok=True)
     replace_text(Path(folder) / SETTINGS_FILE, json.dumps(settings, indent=2, default=str))
 
 
