@@ -97,11 +97,12 @@ def normalize_rle(rle: Mapping[str, Any], height: int | None = None, width: int 
     size = list(check_size(size))
     if height is not None and width is not None and size != [height, width]:
         raise ValueError(f"RLE of size (height, width) = {tuple(size)} for an image of size {(height, width)}")
-    if isinstance(counts, str | bytes):
-        rle, runs = check_compressed({"size": size, "counts": counts}), compressed_runs(counts)
+    is_compressed = isinstance(counts, str | bytes)
+    runs = compressed_runs(counts) if is_compressed else _whole_numbers(counts)
+    check_runs(runs, *size)
+    if is_compressed:
+        rle = _as_bytes({"size": size, "counts": counts})
     else:
-        runs = _whole_numbers(counts)
-        check_runs(runs, *size)
         rle = _from_objects({"size": size, "counts": runs.tolist()}, *size)
     # Only the first run of canonical RLE may be empty.
     return _as_canonical(rle) if runs[1:].all() else encode_mask(coco_mask.decode(rle))
