@@ -377,8 +377,10 @@ class ReferringSegmentationMetric:
         standard_error = None
         if targets > 1:
             mean = iou_sum / targets
-            squares = math.fsum((iou - mean) ** 2 for iou in tally.ious)
-            standard_error = math.sqrt(squares / (targets * (targets - 1)))
+            deviations = [iou - mean for iou in tally.ious]
+            # The second term is what the rounding of the mean adds (Chan et al., 1983): equal scores have no error.
+            squares = math.fsum(deviation**2 for deviation in deviations) - math.fsum(deviations) ** 2 / targets
+            standard_error = math.sqrt(max(squares, 0.0) / (targets * (targets - 1)))
         scores = {
             "oIoU": _ratio(tally.intersection, tally.union),
             "mIoU": _ratio(iou_sum, targets),

@@ -266,7 +266,7 @@ def test_means_are_the_exact_ones_rounded_once(samples):
     if len(ious) > 1:
         mean = sum(ious) / len(ious)
         squares = sum((iou - mean) ** 2 for iou in ious) / (len(ious) * (len(ious) - 1))
-        assert scores["mIoU_standard_error"] == pytest.approx(math.sqrt(squares), rel=1e-12, abs=1e-16)
+        assert scores["mIoU_standard_error"] == pytest.approx(math.sqrt(squares), rel=1e-12, abs=1e-17)
 
 
 def test_groups_are_scored_apart():
