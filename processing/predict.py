@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .command_line import CommandParser
 from .prediction.video import is_video
-from .safe_files import naming_full_disk, replacing
+from .safe_files import naming_full_disk, replace_image
 from .shipped_models import model_or_exit
 
 
@@ -145,8 +145,7 @@ def find_and_draw(options: argparse.Namespace) -> list[dict[str, Any]]:
     overlay = draw_overlay(image, [answer["mask"] for answer in answers], captions)
     with naming_full_disk(options.output):
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(options.output) as unfinished:
-            overlay.save(unfinished)
+        replace_image(options.output, overlay)
     if options.masks_dir is not None:
         with naming_full_disk(options.masks_dir):
             options.masks_dir.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 # With less room than this, a writer that gives no reason failed because the disk is full.
@@ -58,6 +63,12 @@ def replace_text(path: str | Path, text: str) -> None:
     """Replaces a text file, in UTF-8."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def replace_image(path: str | Path, image: "Image.Image") -> None:
+    """Replaces an image file, in the format of its suffix."""
+    with replacing(path) as unfinished:
+        image.save(unfinished)
 
 
 def drop_incomplete_line(path: Path) -> None:

@@ -37,7 +37,7 @@ from ..command_line import CommandParser
 from ..data.referring_datasets import load_referring_dataset
 from ..folder_lock import exclusive_folder
 from ..model_loading import load_whole_model
-from ..safe_files import naming_full_disk, replace_text, replacing
+from ..safe_files import naming_full_disk, replace_image, replace_text, replacing
 from ..shapes.dataset import shapes_dataset
 from .controls import CONTROLS
 from .evaluation import (
@@ -276,8 +276,7 @@ def run(
         numbers = {case.row for section in cases.values() for case in section}
         journal_rows = {row["row"]: row for row in journal.rows() if row["row"] in numbers}
         sheet = draw_sheet(cases, rows_at(dataset, numbers), journal_rows, title)
-        with replacing(output_folder / "sheet.png") as unfinished:
-            sheet.save(unfinished)
+        replace_image(output_folder / "sheet.png", sheet)
     return results
 
 

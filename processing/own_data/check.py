@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..command_line import CommandParser
-from ..safe_files import naming_full_disk, replacing
+from ..safe_files import naming_full_disk, replace_image
 from ..shipped_models import model_or_exit
 
 
@@ -97,8 +97,7 @@ def draw_sheet(folder: "OwnFolder", number: int, seed: int, path: Path) -> None:
     sheet = draw_pair_sheet(rows, choose_pairs(folder.rows, number, seed))
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
-            sheet.save(unfinished)
+        replace_image(path, sheet)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..safe_files import naming_full_disk, replacing
+from ..safe_files import naming_full_disk, replace_image
 from ..shipped_models import model_or_exit
 from .check import add_data_options, report
 
@@ -171,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         before, after = (ask_model(model, rows) for model in (options.model, str(options.output_dir)))
         sheet = draw_before_after(rows, before, after, options.number)
-        with naming_full_disk(options.output_dir), replacing(options.output_dir / SHEET) as unfinished:
-            sheet.save(unfinished)
+        with naming_full_disk(options.output_dir):
+            replace_image(options.output_dir / SHEET, sheet)
     except (OSError, ValueError, ImportError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     print(f"held out: {len(rows)} photos, {sum(map(len, before))} expressions")
