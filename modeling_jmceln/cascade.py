@@ -10,7 +10,7 @@ from .alignment import JMCELNProgressiveAlignment
 from .configuration_jmceln import JMCELNConfig
 from .contextual_embedding import JMCELNContextComparison, JMCELNContextReader, JMCELNContextWriter
 from .fusion import JMCELNImageLayer
-from .pixel_decoder import JMCELNPixelMixer, resize_maps
+from .pixel_decoder import resize_maps
 
 
 class JMCELNMaskBias(nn.Linear):
@@ -30,7 +30,6 @@ class JMCELNMaskPredictor(nn.Module):
         self.scaling = mask_size**-0.5
         self.pixel_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pixel_projection = nn.Linear(config.hidden_size, mask_size)
-        self.mixer = JMCELNPixelMixer(config)
         self.embedding_norm = nn.LayerNorm(mask_size, eps=config.layer_norm_eps)
         self.kernel_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.kernel = nn.Sequential(
@@ -70,7 +69,7 @@ class JMCELNMaskPredictor(nn.Module):
         batch_size, out_height, out_width, _ = pixel_features.shape
         fused = self.pixel_projection(self.pixel_norm(pixels) + positions).unflatten(1, (height, width))
         fused = resize_maps(fused, out_height, out_width).unflatten(0, (batch_size, -1))
-        embeddings = self.mixer((pixel_features.unsqueeze(1) + fused).flatten(0, 1))
+        embeddings = (pixel_features.unsqueeze(1) + fused).flatten(0, 1)
         # The other tokens have no fixed role.
         answers = self.kernel_norm(context[:, :2])
         logits = torch.einsum("bhwc,bnc->bnhw", self.embedding_norm(embeddings), self.kernel(answers)) * self.scaling

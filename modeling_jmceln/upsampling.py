@@ -66,16 +66,45 @@ class JMCELNConvexUpsampler(nn.Module):
         # Not `len`: exported graphs would turn it into a constant.
         batch_size = weights.shape[0]
         rows, columns = logits.shape[1:]
-        logits = logits.unflatten(0, (batch_size, -1))
-        height, width = weights.shape[-2:]
-        padding = (0, columns * self.stride - width, 0, rows * self.stride - height)
-        weights = nn.functional.pad(weights, padding)
-        weights = weights.unflatten(3, (columns, self.stride)).unflatten(2, (rows, self.stride))
-        # (batch, rows, columns, stride * stride, 9)
-        weights = weights.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
-        padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
-        # (batch, rows, columns, 9, expressions)
-        cells = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).permute(0, 2, 3, 4, 1)
-        # A small product per cell instead of nine passes over all pixels of all expressions.
-        upsampled = torch.matmul(weights, cells).permute(0, 4, 3, 1, 2).flatten(0, 1)
-        return nn.functional.pixel_shuffle(upsampled, self.stride).squeeze(1)[..., :height, :width]
+        cells = cell_weights(weights, self.stride, rows, columns)
+        size = (weights.shape[-2], weights.shape[-1])
+        return upsample_cells(logits.unflatten(0, (batch_size, -1)), cells, size).flatten(0, 1)
+
+
+def cell_weights(weights: torch.Tensor, stride: int, rows: int, columns: int) -> torch.Tensor:
+    """
+    Groups the weights of the upsampling by cells.
+
+    Args:
+        weights (`torch.Tensor` of shape `(batch, 9, height, width)`): From [`JMCELNConvexUpsampler`].
+        stride (`int`): Pixels per cell, along both axes.
+        rows, columns (`int`): Number of cells, which may reach beyond the image.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, rows, columns, 9, stride**2)`.
+    """
+    height, width = weights.shape[-2:]
+    weights = nn.functional.pad(weights, (0, columns * stride - width, 0, rows * stride - height))
+    weights = weights.unflatten(3, (columns, stride)).unflatten(2, (rows, stride))
+    return weights.permute(0, 2, 4, 1, 3, 5).flatten(4, 5)
+
+
+def upsample_cells(logits: torch.Tensor, weights: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """
+    Upsamples by a small matrix product per cell, instead of nine passes over all pixels of all expressions.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, expressions, rows, columns)`)
+        weights (`torch.Tensor` of shape `(batch, rows, columns, 9, stride**2)`): From [`cell_weights`].
+        size (`tuple[int, int]`): Height and width of the image.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, expressions, height, width)`.
+    """
+    stride = math.isqrt(weights.shape[-1])
+    padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
+    # (batch, rows, columns, expressions, 9)
+    neighbors = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).permute(0, 2, 3, 1, 4)
+    # (batch, expressions, rows, stride, columns, stride)
+    pixels = torch.matmul(neighbors, weights).unflatten(4, (stride, stride)).permute(0, 3, 1, 4, 2, 5)
+    return pixels.flatten(4, 5).flatten(2, 3)[..., : size[0], : size[1]]

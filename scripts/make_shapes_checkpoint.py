@@ -1,8 +1,8 @@
 """Make the checkpoint for the synthetic benchmark that ships with the project, with its model card, from a run.
 
-    jmceln evaluate --model runs/shapes_hard --dataset shapes --split test --shapes-images 500 \\
-        --shapes-image-size 96 --controls --sheet-cases 4 --output-dir runs/shapes_hard/evaluation
-    python scripts/make_shapes_checkpoint.py runs/shapes_hard checkpoints/jmceln-shapes
+    jmceln evaluate --model runs/shapes_last --dataset shapes --split test --shapes-images 500 \\
+        --shapes-image-size 96 --controls --sheet-cases 4 --output-dir runs/shapes_last/evaluation
+    python scripts/make_shapes_checkpoint.py runs/shapes_last checkpoints/jmceln-shapes
 
 The checkpoint contains the current code of the model, so run this again when the code changes (a test checks this). No
 number in the card is typed by hand: settings come from the files in `configs/`, scores from the evaluation.
@@ -64,10 +64,12 @@ python scripts/pretrain_shapes_backbone.py configs/shapes_backbone.yaml
 
 - The first command trains the backbone to recognize shapes, without expressions. The others train the whole model, on
   {images:,} scenes of the split `train` in total, with eight expressions each. Scenes are made as they are read, and
-  none appears twice. The last command draws the levels that are learned last more often than the others.
+  none appears twice. The last two commands draw the levels that are learned last more often than the others.
 {runs}
 - `configs/shapes.yaml` was trained at commit 8c5d026, when stages did not yet compare each pixel with the area
-  under the previous masks; those parts were new in the last run.
+  under the previous masks; those parts were new in the run of `configs/shapes_hard.yaml`.
+- Until the last run, each stage also mixed the features of neighboring pixels before it scored them. These layers were
+  then left out, and the last run trained the rest without them.
 - The last run took {machine} (since it was last started); torch {torch}, transformers {transformers}.
 
 ## Scores
@@ -84,8 +86,6 @@ on these masks; the model's learned upsampling can exceed this.
 {command}
 ```
 
-(The folder of the run holds the weights of this folder.)
-
 ## Limits
 
 The model knows only the English of the benchmark's grammar, {words} words. It has seen only plain shapes on plain or
@@ -93,7 +93,7 @@ noisy backgrounds, {size} x {size}. It understands chains of three objects and c
 color as") least.
 """
 
-CONFIGURATIONS = ("configs/shapes.yaml", "configs/shapes_hard.yaml")
+CONFIGURATIONS = ("configs/shapes.yaml", "configs/shapes_hard.yaml", "configs/shapes_last.yaml")
 """The training runs of the model, one after the other."""
 
 EXAMPLES = {

@@ -36,7 +36,8 @@ class JMCELNProgressiveAlignment(nn.Module):
         Returns:
             The aligned logits and the filter, both of shape `(batch, height, width)`.
         """
-        masks = torch.stack([previous, prediction], dim=1).sigmoid()
+        # Channels last in memory, like the embeddings.
+        masks = torch.stack([previous, prediction], dim=-1).sigmoid().permute(0, 3, 1, 2)
         features = self.reduction(pixel_embeddings).permute(0, 3, 1, 2) + self.mask_mixer(masks)
         alignment_filter = self.filter(nn.functional.gelu(features)).squeeze(1).sigmoid()
-        return alignment_filter * prediction + (1 - alignment_filter) * previous, alignment_filter
+        return torch.lerp(previous, prediction, alignment_filter), alignment_filter

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,52 +12,17 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from modeling_jmceln import JMCELNImageFeatures, JMCELNModel
+from modeling_jmceln.upsampling import cell_weights, upsample_cells
 
 from ..safe_files import replacing
 from .onnx_inference import DECODER, ENCODER, graph_path
 
 
-def cell_weights(weights: torch.Tensor, stride: int, rows: int, columns: int) -> torch.Tensor:
-    """
-    Reorders the weights of the upsampling by cells, once per image. With the model's order, the graph would reorder
-    them for each call, and copy the upsampled logits pixel by pixel.
-
-    Args:
-        weights (`torch.Tensor` of shape `(batch, 9, height, width)`): Those of [`JMCELNImageFeatures`].
-        stride (`int`): Pixels per cell, along both axes.
-        rows, columns (`int`): Number of cells, which may reach beyond the image.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, rows, columns, 9, stride**2)`.
-    """
-    height, width = weights.shape[-2:]
-    weights = nn.functional.pad(weights, (0, columns * stride - width, 0, rows * stride - height))
-    weights = weights.unflatten(3, (columns, stride)).unflatten(2, (rows, stride))
-    return weights.permute(0, 2, 4, 1, 3, 5).flatten(4, 5)
-
-
-def upsample(logits: torch.Tensor, weights: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """
-    Upsamples as [`JMCELNConvexUpsampler`], with the weights of [`cell_weights`].
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch, expressions, rows, columns)`)
-        weights (`torch.Tensor` of shape `(batch, rows, columns, 9, stride**2)`)
-        size (`tuple[int, int]`): Height and width of the image.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, expressions, height, width)`.
-    """
-    stride = math.isqrt(weights.shape[-1])
-    padded = nn.functional.pad(logits, (1, 1, 1, 1), mode="replicate")
-    # (batch, rows, columns, expressions, 9)
-    cells = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).permute(0, 2, 3, 1, 4)
-    upsampled = torch.matmul(cells, weights).unflatten(4, (stride, stride)).permute(0, 3, 1, 4, 2, 5)
-    return upsampled.flatten(4, 5).flatten(2, 3)[..., : size[0], : size[1]]
-
-
 class ImageEncoder(nn.Module):
-    """Maps `pixel_values` to the tensors of [`JMCELNImageFeatures`], with the weights of [`cell_weights`]."""
+    """
+    Maps `pixel_values` to the tensors of [`JMCELNImageFeatures`], with the weights of [`cell_weights`], so that these
+    are grouped once per image.
+    """
 
     def __init__(self, model: JMCELNModel):
         super().__init__()
@@ -102,7 +66,7 @@ class ExpressionDecoder(nn.Module):
         outputs = self.model(
             image_features=features, input_ids=input_ids, attention_mask=attention_mask, return_dict=True
         )
-        return upsample(outputs.stage_logits[-1], upsampling_weights, self.size), outputs.presence_logits
+        return upsample_cells(outputs.stage_logits[-1], upsampling_weights, self.size), outputs.presence_logits
 
 
 def example_inputs(model: JMCELNModel, size: tuple[int, int], shape: tuple[int, int, int]) -> dict[str, torch.Tensor]:
@@ -132,11 +96,12 @@ def quiet_exporter() -> Iterator[None]:
 def trace(model: JMCELNModel, size: tuple[int, int]) -> dict[str, ExportedProgram]:
     """Traces both graphs as programs of torch.export."""
     inputs = example_inputs(model, size, (2, 3, 7))
-    batch, expressions = Dim("batch"), Dim("expressions")
+    batch = Dim("batch")
     encoder, decoder = ImageEncoder(model), ExpressionDecoder(model, size)
     tokens, *pixel_features, upsampling_weights = encoder(inputs["pixel_values"])
-    # The text encoder determines the maximum length of an expression.
-    words = {0: batch, 1: expressions, 2: Dim.DYNAMIC}
+    # The tracer finds the limits: the number of expressions has none, but its sizes are compared in a way that a named
+    # dimension does not allow. The text encoder determines the maximum length of an expression.
+    words = {0: batch, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     return {
         ENCODER: torch.export.export(
             encoder, (inputs["pixel_values"],), dynamic_shapes={"pixel_values": {0: batch}}, strict=False

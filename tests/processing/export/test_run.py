@@ -122,17 +122,6 @@ def test_only_matrix_products_become_8_bit_and_have_signed_weights_of_7_bits(exp
         assert convolutions[0] == convolutions[1] > 0
 
 
-@pytest.mark.parametrize("size", [(64, 96), (50, 70)])
-def test_upsampling_by_cells_is_that_of_the_model(size: tuple[int, int]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    upsampler = JMCELNModel(tiny_config()).upsampler
-    rows, columns = (-(-length // upsampler.stride) for length in size)
-    weights = torch.rand(2, 9, *size, generator=generator)
-    logits = torch.randn(2, 3, rows, columns, generator=generator)
-    found = graphs.upsample(logits, graphs.cell_weights(weights, upsampler.stride, rows, columns), size)
-    torch.testing.assert_close(found.flatten(0, 1), upsampler.upsample(logits.flatten(0, 1), weights))
-
-
 class PlainSoftmax(torch.nn.Module):
     def forward(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return logits.softmax(1), logits.softmax(-3), logits.softmax(-1)
