@@ -42,4 +42,4 @@ class JMCELNProgressiveAlignment(nn.Module):
         features = self.reduction(pixel_embeddings) + self.mask_mixer(masks).permute(0, 2, 3, 1)
         features = nn.functional.gelu(features.contiguous()).permute(0, 3, 1, 2)
         alignment_filter = self.filter(features).squeeze(1).sigmoid()
-        return torch.lerp(previous, prediction, alignment_filter), alignment_filter
+        return alignment_filter * prediction + (1 - alignment_filter) * previous, alignment_filter
