@@ -69,7 +69,8 @@ class JMCELNMaskPredictor(nn.Module):
         batch_size, out_height, out_width, _ = pixel_features.shape
         fused = self.pixel_projection(self.pixel_norm(pixels) + positions).unflatten(1, (height, width))
         fused = resize_maps(fused, out_height, out_width).unflatten(0, (batch_size, -1))
-        # In place, since the first pass over new memory takes longer than the sum.
+        # In place, since the first pass over new memory takes longer than the sum. Autocast may have computed the
+        # fused pixels in a narrower type.
         embeddings = fused.to(pixel_features.dtype).add_(pixel_features.unsqueeze(1)).flatten(0, 1)
         # The other tokens have no fixed role.
         answers = self.kernel_norm(context[:, :2])

@@ -312,17 +312,20 @@ def test_upsampler_starts_as_bilinear_interpolation(stride):
 @torch.no_grad()
 def test_upsampler_against_a_loop_over_pixels():
     upsampler = JMCELNConvexUpsampler(tiny_config())
-    logits = torch.randn(1, 3, 4)
-    weights = torch.rand(1, 9, 11, 15).softmax(1)
+    # Two images with three expressions each. The cells reach beyond the images.
+    logits = torch.randn(6, 3, 4)
+    weights = torch.rand(2, 9, 11, 15).softmax(1)
     upsampled = upsampler.upsample(logits, weights)
+    assert upsampled.shape == (6, 11, 15)
     for row in range(11):
         for column in range(15):
-            value = 0.0
+            value = torch.zeros(6)
             for neighbor in range(9):
                 cell_row = min(max(row // 4 + neighbor // 3 - 1, 0), 2)
                 cell_column = min(max(column // 4 + neighbor % 3 - 1, 0), 3)
-                value += weights[0, neighbor, row, column] * logits[0, cell_row, cell_column]
-            torch.testing.assert_close(upsampled[0, row, column], value)
+                weight = weights[:, neighbor, row, column].repeat_interleave(3)
+                value += weight * logits[:, cell_row, cell_column]
+            torch.testing.assert_close(upsampled[:, row, column], value)
 
 
 def test_positions_are_relative_to_the_image():
